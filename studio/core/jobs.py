@@ -1,0 +1,78 @@
+"""Jobs and steps: one run of the pipeline over one arrival, and its stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from studio.core.errors import Problem
+
+STEPS: tuple[str, ...] = (
+    "arrived",
+    "settled",
+    "recognised",
+    "converted",
+    "checked",
+    "registered",  # the reference variant serves from here on; what follows is evidence and variants
+    "optimised",
+    "verified",
+    "measured",
+)
+
+StepState = Literal["pending", "running", "done", "failed", "skipped"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+FINISHED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Times are Unix seconds. `progress` runs from 0 to 1, None where it is not known. `detail` is for people."""
+
+    name: str
+    state: StepState = "pending"
+    started: float | None = None
+    ended: float | None = None
+    progress: float | None = None
+    detail: str = ""
+
+    def elapsed(self, now: float) -> float:
+        """Seconds that it took, or has taken so far."""
+        return 0.0 if self.started is None else (self.ended or now) - self.started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`files` are absolute paths in the inbox; `digest` covers their content once settled."""
+
+    id: str
+    stem: str
+    state: JobState
+    created: float
+    files: tuple[str, ...]
+    steps: tuple[Step, ...] = tuple(Step(name=name) for name in STEPS)
+    updated: float = 0.0
+    attempt: int = 1
+    digest: str = ""
+    format: str = ""
+    model: str = ""
+    version: int | None = None
+    problem: Problem | None = None
+    note: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+    @property
+    def current(self) -> Step | None:
+        """The step that runs or failed, else the last one done."""
+        live = [step for step in self.steps if step.state in ("running", "failed")]
+        done = [step for step in self.steps if step.state in ("done", "skipped")]
+        return live[0] if live else done[-1] if done else None
+
+    def step(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+    def with_step(self, step: Step) -> Job:
+        """The job with the step of the same name replaced."""
+        return replace(self, steps=tuple(step if old.name == step.name else old for old in self.steps))

@@ -1,0 +1,104 @@
+"""Names and references: `digits`, `digits:3`, `digits:3-int8`, `digits:production`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from studio.core.errors import InvalidInput
+
+MAX_NAME = 100
+LATEST = "latest"
+PRODUCTION = "production"
+CANDIDATE = "candidate"
+REFERENCE_VARIANT = "fp32"
+
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_ALIAS = re.compile(r"[a-z][a-z0-9._-]*")
+_VARIANT = re.compile(r"[a-z][a-z0-9.-]*")
+_NUMBERED = re.compile(r"([1-9][0-9]{0,8})(?:-([a-z][a-z0-9.-]*))?")
+
+
+def check_model_name(name: str) -> str:
+    """The name itself. Raises InvalidInput unless it is `[a-z0-9][a-z0-9._-]*`, at most 100 characters."""
+    return _check(name, _MODEL, "model name", "lower-case letters, digits, '.', '_' and '-', starting with a letter or digit")
+
+
+def check_alias(name: str) -> str:
+    """The alias itself. Raises InvalidInput for malformed names and for the reserved `latest`."""
+    if name == LATEST:
+        raise InvalidInput(
+            "The alias 'latest' can not be moved.",
+            "It always means the newest version.",
+            "Choose another name, for example 'production' or 'candidate'.",
+        )
+    return _check(name, _ALIAS, "alias", "lower-case letters, digits, '.', '_' and '-', starting with a letter")
+
+
+def check_variant_name(name: str) -> str:
+    return _check(name, _VARIANT, "variant name", "lower-case letters, digits, '.' and '-', starting with a letter")
+
+
+def _check(name: str, pattern: re.Pattern[str], word: str, rule: str) -> str:
+    if len(name) > MAX_NAME or not pattern.fullmatch(name):
+        raise InvalidInput(f"Invalid {word} {name[:120]!r}.", f"A {word} has {rule}; at most {MAX_NAME} characters.")
+    return name
+
+
+def model_name_from_stem(stem: str) -> str:
+    """The model name that a dropped file's stem stands for: lower-cased, other characters become '-'.
+
+    Raises InvalidInput when nothing usable is left.
+    """
+    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:MAX_NAME]
+    if not name:
+        raise InvalidInput(
+            f"No model name can be made from {stem!r}.",
+            "A model name needs at least one letter or digit.",
+            "Rename the file and drop it again.",
+        )
+    return check_model_name(name)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The one way to name a thing. At most one of `alias` and `version` is set; `variant` only with `version`."""
+
+    model: str
+    version: int | None = None
+    variant: str | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Parse a reference. Raises InvalidInput."""
+        model, colon, tail = text.partition(":")
+        check_model_name(model)
+        if not colon:
+            return cls(model)
+        return cls.of(model, tail)
+
+    @classmethod
+    def of(cls, model: str, tail: str) -> Reference:
+        """From a model name and what stands behind the colon: `3`, `3-int8` or an alias."""
+        numbered = _NUMBERED.fullmatch(tail)
+        if numbered:
+            return cls(model, version=int(numbered[1]), variant=numbered[2])
+        if not _ALIAS.fullmatch(tail) or len(tail) > MAX_NAME:
+            raise InvalidInput(
+                f"Invalid reference {f'{model}:{tail}'[:220]!r}.",
+                "Behind the colon stands a version (3), a variant of a version (3-int8) or an alias (production).",
+            )
+        return cls(model, alias=tail)
+
+    def __str__(self) -> str:
+        if self.alias:
+            return f"{self.model}:{self.alias}"
+        if self.version is None:
+            return self.model
+        return f"{self.model}:{variant_key(self.version, self.variant) if self.variant else self.version}"
+
+
+def variant_key(version: int, variant: str) -> str:
+    """`3-int8`: what stands behind the colon for one variant; also the name of its manifest file."""
+    return f"{version}-{variant}"

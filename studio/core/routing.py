@@ -1,0 +1,66 @@
+"""The routing table: everything the server needs to know, as one plain value, replaced whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from studio.core.names import REFERENCE_VARIANT, Reference, variant_key
+from studio.core.tensors import Signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One servable variant. `path` is a read-only ONNX file."""
+
+    model: str
+    version: int
+    variant: str
+    path: str
+    sha256: str
+    signature: Signature
+    class_labels: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return variant_key(self.version, self.variant)
+
+    @property
+    def name(self) -> str:
+        """The full reference, `digits:3-int8`."""
+        return f"{self.model}:{self.key}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRoutes:
+    """All of one model. `primary` answers the bare name; `aliases` name keys of `targets` (`latest` included)."""
+
+    model: str
+    primary: str
+    aliases: dict[str, str]
+    targets: dict[str, Target]
+
+    def resolve(self, tail: str) -> Target | None:
+        """The target for what stands behind the colon: '', '3', '3-int8' or an alias. None if there is no such."""
+        if not tail:
+            return self.targets.get(self.primary)
+        if tail in self.aliases:
+            return self.targets.get(self.aliases[tail])
+        if tail.isdigit():
+            return self.targets.get(variant_key(int(tail), REFERENCE_VARIANT))
+        return self.targets.get(tail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingTable:
+    """`generation` grows with each change; `pinned` names the targets to keep loaded (full references)."""
+
+    generation: int = 0
+    models: dict[str, ModelRoutes] = field(default_factory=dict)
+    pinned: tuple[str, ...] = ()
+
+    def resolve(self, reference: Reference) -> Target | None:
+        routes = self.models.get(reference.model)
+        if routes is None:
+            return None
+        text = str(reference)
+        return routes.resolve(text.partition(":")[2])

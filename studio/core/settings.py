@@ -1,0 +1,72 @@
+"""Settings of a workspace: the shape of `studio.toml`. Reading the file is `studio.store.workspace`'s work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """`port` 0 takes any free port. `threads` are ONNX Runtime's intra-op threads a run; 0 workers = one a core."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 0
+    threads: int = 1
+    max_body_bytes: int = 64 * 1024 * 1024
+    queue: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class InboxSettings:
+    """An arrival is settled after `settle_seconds` without a change; a file that does not parse gets `patience_seconds`.
+
+    The folder is also listed every `rescan_seconds`, for file systems that report no changes.
+    """
+
+    settle_seconds: float = 0.4
+    patience_seconds: float = 20.0
+    rescan_seconds: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """Limits of every worker process, and how many may run at once."""
+
+    parallel: int = 1
+    memory_bytes: int = 8 * 1024**3
+    file_bytes: int = 8 * 1024**3
+    cpu_seconds: int = 1800
+    wall_seconds: float = 1800.0
+    recipes: tuple[str, ...] = ("fp16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """Thresholds of the default gates. A variant must also be smaller or faster to be worth offering."""
+
+    min_cosine: float = 0.99
+    min_top1_agreement: float = 0.98
+    max_accuracy_drop: float = 0.01
+    parity_max_rel: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistorySettings:
+    """How long the time series is kept at each resolution, in hours."""
+
+    seconds_hours: float = 1.0
+    minutes_hours: float = 48.0
+    hours_hours: float = 24.0 * 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole of `studio.toml`; every key may be left out."""
+
+    control_port: int = 0
+    serving: ServingSettings = field(default_factory=ServingSettings)
+    inbox: InboxSettings = field(default_factory=InboxSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)

@@ -1,0 +1,141 @@
+"""What the control API answers: the engine's state, shaped for the faces that show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from studio.core.errors import Problem
+from studio.core.journal import AliasMove, Entry
+from studio.core.manifest import VariantManifest, VersionManifest
+
+Level = Literal["debug", "info", "warning", "error"]
+LogSource = Literal["engine", "job", "requests", "audit", "server"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStatus:
+    """The server child. `state`: ready to answer, starting, stopped or crashed and restarting."""
+
+    state: Literal["starting", "ready", "draining", "stopped"]
+    url: str
+    pid: int | None = None
+    loaded: int = 0
+    memory: int = 0
+    restarts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The engine at a glance. Sizes in bytes, `started` in Unix seconds."""
+
+    workspace: str
+    inbox: str
+    pid: int
+    version: str
+    started: float
+    control_url: str
+    server: ServerStatus
+    watching: bool
+    models: int
+    versions: int
+    jobs_active: int
+    jobs_failed: int
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantRow:
+    """One variant in a list. `p50` in ms at batch 1; `fidelity` = worst cosine against the reference."""
+
+    variant: str
+    outcome: str
+    sentence: str
+    size: int
+    p50: float | None = None
+    throughput: float | None = None
+    peak_memory: int | None = None
+    fidelity: float | None = None
+    accuracy: float | None = None
+    speedup: float | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRow:
+    """One version in a list, with what its reference variant measured. `state`: what a user may do with it."""
+
+    model: str
+    version: int
+    state: Literal["serving", "ready", "archived"]
+    created: str
+    format: str
+    size: int
+    p50: float | None
+    accuracy: float | None
+    fidelity: float | None
+    aliases: tuple[str, ...]
+    variants: tuple[VariantRow, ...]
+    latest: bool
+    title: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionPage:
+    """A page of versions, and how many there are in all under the same filter."""
+
+    rows: tuple[VersionRow, ...]
+    total: int
+    offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionDetail:
+    """Everything about one version."""
+
+    row: VersionRow
+    manifest: VersionManifest
+    variants: tuple[VariantManifest, ...]
+    history: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDetail:
+    """One model: where its names point, its versions, and how its aliases moved (newest first)."""
+
+    model: str
+    primary: str
+    aliases: dict[str, str]
+    versions: tuple[VersionRow, ...]
+    moves: tuple[AliasMove, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """One line of the merged log."""
+
+    at: float
+    source: LogSource
+    level: Level
+    text: str
+    subject: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallExample:
+    """A request for a reference that runs as shown: `body` is OIP v2 JSON."""
+
+    reference: str
+    url: str
+    body: str
+    curl: str
+    python: str
+    javascript: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiError:
+    """The body of every answer that is not a success."""
+
+    error: Problem
