@@ -42,7 +42,10 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`files` are absolute paths in the inbox; `digest` covers their content once settled."""
+    """`files` are absolute paths in the inbox; `digest` covers their content once settled.
+
+    `fingerprint` (paths, sizes, times) tells an arrival that was worked through already from one that changed since.
+    """
 
     id: str
     stem: str
@@ -53,6 +56,7 @@ class Job:
     updated: float = 0.0
     attempt: int = 1
     digest: str = ""
+    fingerprint: str = ""
     format: str = ""
     model: str = ""
     version: int | None = None

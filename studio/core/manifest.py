@@ -171,7 +171,7 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionManifest:
-    """What one arrival became. Times are ISO 8601, UTC."""
+    """What one arrival became. Times are ISO 8601, UTC. `example` is a request body (OIP v2 JSON) that it answers."""
 
     model: str
     version: int
@@ -188,6 +188,7 @@ class VersionManifest:
     tags: tuple[str, ...] = ()
     class_labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    example: FileRef | None = None
     schema: int = SCHEMA
 
 

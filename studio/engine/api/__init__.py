@@ -1,0 +1,1 @@
+"""The control API: HTTP and server-sent events on loopback, described by `/openapi.json`."""

@@ -1,0 +1,116 @@
+"""The changing half of the control API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+
+from studio.core.comparison import Comparison, Plan
+from studio.core.errors import InvalidInput
+from studio.core.jobs import Job
+from studio.core.journal import AliasMove
+from studio.core.views import ApiError, VersionRow
+from studio.engine.api.bodies import (
+    ActorBody,
+    AddBody,
+    AliasBody,
+    LoadBody,
+    PlanBody,
+    PurgeBody,
+    ReferenceBody,
+    RollbackBody,
+)
+from studio.engine.api.queries import answer, engine_of
+
+router = APIRouter(responses={"default": {"model": ApiError, "description": "What happened, why, what to do now."}})
+
+
+@router.post("/add")
+async def add(request: Request, body: AddBody) -> Response:
+    """Copy a file or folder, and what belongs to it, into the inbox: {"files"}."""
+    path = Path(body.path)
+    if not path.is_absolute():
+        raise InvalidInput(f"{body.path!r} is not an absolute path.", "The engine may run in another folder than you.")
+    return answer({"files": await engine_of(request).add(path, body.name)})
+
+
+@router.post("/jobs/{job}/cancel", response_model=Job)
+async def cancel_job(request: Request, job: str) -> Response:
+    return answer(await engine_of(request).jobs.cancel(job))
+
+
+@router.post("/jobs/{job}/retry", response_model=Job)
+async def retry_job(request: Request, job: str) -> Response:
+    return answer(await engine_of(request).jobs.retry(job))
+
+
+@router.post("/aliases", response_model=AliasMove)
+async def move_alias(request: Request, body: AliasBody) -> Response:
+    """Move or remove an alias. The target is loaded and warm before any request sees it."""
+    return answer(await engine_of(request).move_alias(body.model, body.alias, body.target, body.why, body.actor))
+
+
+@router.post("/rollback", response_model=AliasMove)
+async def rollback(request: Request, body: RollbackBody) -> Response:
+    return answer(await engine_of(request).rollback(body.model, body.alias, body.why, body.actor))
+
+
+@router.post("/undo", response_model=AliasMove)
+async def undo(request: Request, body: ActorBody) -> Response:
+    """Take back the newest move of any alias."""
+    return answer(await engine_of(request).undo(body.actor))
+
+
+@router.post("/archive", response_model=VersionRow)
+async def archive(request: Request, body: ReferenceBody) -> Response:
+    """Take a version out of service and out of sight; `restore` brings it back."""
+    return answer(await engine_of(request).archive(body.reference, body.actor))
+
+
+@router.post("/restore", response_model=VersionRow)
+async def restore(request: Request, body: ReferenceBody) -> Response:
+    return answer(await engine_of(request).restore(body.reference, body.actor))
+
+
+@router.post("/purge")
+async def purge(request: Request, body: PurgeBody) -> Response:
+    """Delete an archived version for good: {"freed"} in bytes."""
+    return answer({"freed": await engine_of(request).purge(body.reference, body.confirm, body.actor)})
+
+
+@router.post("/comparisons", response_model=Comparison)
+async def compare(request: Request, body: PlanBody) -> Response:
+    """Start a comparison; follow it through events or by its id."""
+    plan = Plan(
+        references=tuple(body.references),
+        seconds=body.seconds,
+        clients=body.clients,
+        slice_seconds=body.slice_seconds,
+    )
+    return answer(await engine_of(request).comparisons.start(plan))
+
+
+@router.post("/load", response_model=Comparison)
+async def load(request: Request, body: LoadBody) -> Response:
+    """Start a load test of one variant: a comparison with a single arm."""
+    plan = Plan(references=(body.reference,), seconds=body.seconds, clients=body.clients)
+    return answer(await engine_of(request).comparisons.start(plan))
+
+
+@router.post("/comparisons/{comparison}/cancel", response_model=Comparison)
+async def cancel_comparison(request: Request, comparison: str) -> Response:
+    return answer(await engine_of(request).comparisons.cancel(comparison))
+
+
+@router.post("/netron")
+async def netron(request: Request, body: ReferenceBody) -> Response:
+    """Serve a variant's graph to the browser with Netron, on loopback: {"url"}."""
+    return answer({"url": await engine_of(request).netron(body.reference)})
+
+
+@router.post("/shutdown")
+async def shutdown(request: Request) -> Response:
+    """Drain and stop."""
+    engine_of(request).request_stop("asked through the API")
+    return answer({})

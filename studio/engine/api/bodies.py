@@ -1,0 +1,73 @@
+"""Request bodies of the control API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class AddBody:
+    """Copy a file or folder into the inbox; `name` renames its stem, and so the model."""
+
+    path: str
+    name: str | None = None
+
+
+@dataclass
+class AliasBody:
+    """Move an alias. `target`: a version (`3`), a variant (`3-int8`), another alias; empty removes the alias."""
+
+    model: str
+    alias: str
+    target: str = ""
+    why: str = ""
+    actor: str = "sdk"
+
+
+@dataclass
+class RollbackBody:
+    """Point an alias back at what it named before."""
+
+    model: str
+    alias: str = "production"
+    why: str = ""
+    actor: str = "sdk"
+
+
+@dataclass
+class ActorBody:
+    actor: str = "sdk"
+
+
+@dataclass
+class ReferenceBody:
+    reference: str
+    actor: str = "sdk"
+
+
+@dataclass
+class PurgeBody:
+    """`confirm` repeats the reference: purging can not be undone."""
+
+    reference: str
+    confirm: str
+    actor: str = "sdk"
+
+
+@dataclass
+class LoadBody:
+    """A load test of one variant."""
+
+    reference: str
+    seconds: float = 10.0
+    clients: int = 4
+
+
+@dataclass
+class PlanBody:
+    """See studio.core.comparison.Plan."""
+
+    references: list[str]
+    seconds: float = 20.0
+    clients: int = 1
+    slice_seconds: float = 0.5

@@ -1,0 +1,246 @@
+"""The engine: wires store, registry, inbox, jobs, comparisons and the server into one long-running whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from studio import __version__
+from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
+from studio.core.journal import AliasMove
+from studio.core.metrics import RequestLine, Tick
+from studio.core.names import LATEST, Reference, check_alias, check_model_name
+from studio.core.routing import Target
+from studio.core.views import CallExample, ServerStatus, Status, VersionRow
+from studio.engine.arrivals import Arrivals
+from studio.engine.bus import Bus
+from studio.engine.call import call_example
+from studio.engine.comparisons import Comparisons
+from studio.engine.intake import Intake
+from studio.engine.jobs import Jobs
+from studio.engine.keep import Keep
+from studio.engine.lab import Lab
+from studio.engine.logs import Logs
+from studio.engine.measure import Measure
+from studio.engine.netron import Netron
+from studio.engine.supervisor import Supervisor
+from studio.inbox.add import add as add_to_inbox
+from studio.store.jobs import JobStore
+from studio.store.workspace import Workspace
+
+ROLL_UP_TICKS = 60
+
+
+class Engine:
+    """Owns everything of one workspace. All methods belong to its event loop."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        settings = workspace.settings
+        self.bus = Bus()
+        self.logs = Logs(workspace.logs / "engine.log", self.bus)
+        self.supervisor = Supervisor(
+            settings.serving,
+            workspace.logs / "server.log",
+            on_status=self._server_changed,
+            on_tick=self._tick,
+            on_requests=self._requests,
+            on_log=lambda level, text: self.logs.add("server", "error" if level == "error" else "info", text),
+        )
+        self.keep = Keep(workspace, self.bus, self.logs, self.supervisor)
+        job_logs = workspace.logs / "jobs"
+        job_logs.mkdir(parents=True, exist_ok=True)
+        self.jobs = Jobs(JobStore(workspace.jobs), job_logs, self.bus, self.logs, settings.workers.parallel)
+        self.intake = Intake(workspace, self.keep, self.logs)
+        self.lab = Lab(workspace, self.keep, self.logs)
+        self.jobs.use(self.intake.run, self.lab.run)
+        self.arrivals = Arrivals(workspace, self.jobs, self.keep, self.intake, self.logs)
+        self.comparisons = Comparisons(
+            self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
+        )
+        self._netron = Netron(workspace)
+        self._started = time.time()
+        self._control_url = ""
+        self._stop_asked = asyncio.Event()
+        self._ticks = 0
+        self._background: set[asyncio.Task[None]] = set()
+
+    # -- lifecycle
+
+    async def start(self, control_url: str) -> None:
+        """Open what is kept, serve it, take up unfinished jobs, and watch the inbox."""
+        self._control_url = control_url
+        for notice in await self.keep.open():
+            self.logs.add("engine", "warning", notice)
+        await self.supervisor.start()
+        self.workspace.announce(os.getpid(), control_url, self.supervisor.url)
+        self.logs.add("engine", "info", f"Engine {__version__} is up for {self.workspace.root}.")
+        self.jobs.recover()
+        await self.arrivals.start()
+
+    def request_stop(self, why: str) -> None:
+        self.logs.add("engine", "info", f"Stopping: {why}.")
+        self._stop_asked.set()
+
+    async def stopped(self) -> None:
+        """Wait until someone asks for the end."""
+        await self._stop_asked.wait()
+
+    async def stop(self) -> None:
+        """Stop taking in, stop the work, drain the server, close what is kept. Safe to call after a failed start."""
+        await self.arrivals.stop()
+        await self.comparisons.stop()
+        await self.jobs.stop()
+        await self.supervisor.stop()
+        self._netron.stop()
+        await self.keep.close()
+        self.workspace.unannounce()
+        self.bus.close()
+        self.logs.close()
+
+    def now(self) -> float:
+        return time.time()
+
+    # -- what the server tells
+
+    def _server_changed(self, status: ServerStatus) -> None:
+        self.bus.publish("server", status)
+
+    def _tick(self, tick: Tick) -> None:
+        self.bus.publish("metrics", tick)
+        if not tick.samples:
+            return
+        self._ticks += 1
+        self._later(self.keep.record(tick, roll_up=self._ticks % ROLL_UP_TICKS == 0))
+
+    def _requests(self, lines: list[RequestLine]) -> None:
+        if self.bus.listened:
+            self.bus.publish("requests", {"lines": lines})
+        for line in lines:
+            if line.status >= 500:
+                self.logs.add("requests", "error", f"{line.protocol} {line.status} {line.error}", line.target)
+            elif line.status >= 400:
+                self.logs.add("requests", "warning", f"{line.protocol} {line.status} {line.error}", line.target, False)
+
+    def _later(self, work: asyncio._CoroutineLike[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Future[None]) -> None:
+        self._background.discard(task)  # type: ignore[arg-type]  # ensure_future of a coroutine is a Task
+        if not task.cancelled() and (error := task.exception()):
+            self.logs.failure("background work failed", error)
+
+    # -- what a user asks
+
+    async def status(self) -> Status:
+        models, versions = await self.keep.counts()
+        return Status(
+            workspace=str(self.workspace.root),
+            inbox=str(self.workspace.inbox),
+            pid=os.getpid(),
+            version=__version__,
+            started=self._started,
+            control_url=self._control_url,
+            server=self.supervisor.status,
+            watching=self.arrivals.watching,
+            models=models,
+            versions=versions,
+            jobs_active=self.jobs.active(),
+            jobs_failed=self.jobs.failed(),
+            notices=(*self.keep.notices, *self.arrivals.notices),
+        )
+
+    async def add(self, path: Path, name: str | None) -> list[str]:
+        """Copy into the inbox. Raises NotFound or InvalidInput."""
+        files = await asyncio.to_thread(add_to_inbox, path, self.workspace.inbox, name)
+        return [str(file) for file in files]
+
+    async def move_alias(self, model: str, alias: str, target: str, why: str, actor: str) -> AliasMove:
+        """Move an alias, or remove it when `target` is empty. The target loads and warms before it takes traffic."""
+        check_model_name(model)
+        check_alias(alias)
+        if not target:
+            return await self.keep.remove_alias(model, alias, why, actor)
+        return await self.keep.move_alias(model, alias, self._target(model, target), why, actor)
+
+    def _target(self, model: str, tail: str) -> Target:
+        """From `3`, `3-int8`, an alias, or a whole reference of the same model."""
+        if tail.startswith(f"{model}:"):
+            tail = tail.partition(":")[2]
+        return self.keep.resolve(str(Reference.of(model, tail)))
+
+    async def rollback(self, model: str, alias: str, why: str, actor: str) -> AliasMove:
+        """Point an alias back at what it named before its newest move."""
+        moves = await self.keep.alias_moves(model, alias)
+        if not moves:
+            raise NotFound(f"The alias {model}:{alias} has never moved.", fix=f"Set it: studio promote {model}:VERSION.")
+        before = moves[0].before
+        if not before:
+            raise Conflict(
+                f"The alias {model}:{alias} had no earlier place to go back to.",
+                f"It was set to {moves[0].after} when it was made.",
+                f"Remove it with: studio alias {model} {alias} --rm.",
+            )
+        return await self.move_alias(model, alias, before, why or f"rollback from {moves[0].after}", actor)
+
+    async def undo(self, actor: str) -> AliasMove:
+        """Take back the newest alias move of the workspace."""
+        move = await self.keep.newest_move()
+        if move is None:
+            raise NotFound("There is nothing to undo.", "No alias has moved yet.")
+        return await self.move_alias(move.model, move.alias, move.before, f"undo of {move.after or 'removal'}", actor)
+
+    async def archive(self, reference: str, actor: str) -> VersionRow:
+        """Take a version out of service. Raises Conflict while an alias names it."""
+        model, version = self._version(reference)
+        row = (await self.keep.version_detail(model, version)).row
+        held = [alias for alias in row.aliases if alias != LATEST]
+        if held:
+            raise Conflict(
+                f"{model}:{version} can not be archived while '{held[0]}' points at it.",
+                "Callers of that name would be left without an answer.",
+                f"Move or remove it first: studio alias {model} {held[0]} --rm.",
+            )
+        return await self.keep.archive(model, version, actor)
+
+    async def restore(self, reference: str, actor: str) -> VersionRow:
+        model, version = self._version(reference)
+        return await self.keep.restore(model, version, actor)
+
+    async def purge(self, reference: str, confirm: str, actor: str) -> int:
+        """Delete an archived version's manifests, and the blobs that nothing else uses. Returns the bytes freed."""
+        model, version = self._version(reference)
+        if confirm != f"{model}:{version}":
+            raise InvalidInput(
+                f"Type {model}:{version} to confirm.", "A purge deletes files for good and can not be undone."
+            )
+        row = (await self.keep.version_detail(model, version)).row
+        if row.state != "archived":
+            raise Refused(
+                f"{model}:{version} is not archived.",
+                "Only what was taken out of service can be deleted for good.",
+                f"Archive it first: studio rm {model}:{version}.",
+            )
+        return await self.keep.purge(model, version, actor)
+
+    @staticmethod
+    def _version(reference: str) -> tuple[str, int]:
+        parsed = Reference.parse(reference)
+        if parsed.version is None or parsed.variant is not None:
+            raise InvalidInput(f"{reference!r} does not name a version.", "Versions look like digits:3.")
+        return parsed.model, parsed.version
+
+    async def call_example(self, reference: str) -> CallExample:
+        """A request for a reference, from the version's own sample."""
+        parsed = Reference.parse(reference)
+        target = self.keep.resolve(reference)
+        body, path = await self.keep.example(target)
+        return call_example(self.supervisor.url, parsed, body, path)
+
+    async def netron(self, reference: str) -> str:
+        """Open a graph in Netron on loopback; the URL to look at it."""
+        return await self._netron.open(self.keep.resolve(reference))

@@ -1,0 +1,252 @@
+"""Jobs: arrivals become versions, one step at a time, and none is lost.
+
+Two lanes. *Intake* takes an arrival to a registered, serving reference variant. *Lab* makes and judges the other
+variants afterwards, so that a slow quantisation never keeps the next arrival from its endpoint. Every change of a job
+is on disk before it is told; after a crash each unfinished job starts again from its last finished lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from studio.core.errors import Cancelled, Conflict, NotFound, Problem, StudioError
+from studio.core.jobs import STEPS, Job, Step
+from studio.engine.bus import Bus
+from studio.engine.logs import Logs
+from studio.store.jobs import JobStore
+
+MAX_ATTEMPTS = 3
+LANES: tuple[Literal["intake", "lab"], ...] = ("intake", "lab")
+LAB_STEPS = ("optimised", "verified", "measured")
+TELL_SECONDS = 0.2
+
+Lane = Callable[["Jobs", str], Awaitable[None]]
+
+
+class Jobs:
+    """All jobs, newest last. Methods belong to the engine's event loop."""
+
+    def __init__(self, store: JobStore, log_folder: Path, bus: Bus, logs: Logs, parallel: int) -> None:
+        self._store, self._log_folder, self._bus, self._logs = store, log_folder, bus, logs
+        self._jobs: dict[str, Job] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._room = {"intake": asyncio.Semaphore(parallel), "lab": asyncio.Semaphore(1)}
+        self._lanes: dict[str, Lane] = {}
+        self._told: dict[str, float] = {}
+
+    def use(self, intake: Lane, lab: Lane) -> None:
+        """What each lane does with a job."""
+        self._lanes = {"intake": intake, "lab": lab}
+
+    # -- reading
+
+    def list(self, limit: int = 200) -> list[Job]:
+        """The newest jobs, newest first."""
+        return sorted(self._jobs.values(), key=lambda job: -job.created)[:limit]
+
+    def get(self, key: str) -> Job:
+        if key not in self._jobs:
+            raise NotFound(f"There is no job {key!r}.", fix="List them: studio jobs.")
+        return self._jobs[key]
+
+    def active(self) -> int:
+        return sum(not job.finished for job in self._jobs.values())
+
+    def failed(self) -> int:
+        return sum(job.state == "failed" for job in self._jobs.values())
+
+    def log_path(self, key: str) -> Path:
+        return self._log_folder / f"{key}.log"
+
+    def log_text(self, key: str) -> str:
+        """What the workers of a job wrote, at most the last 256 kB."""
+        self.get(key)
+        path = self.log_path(key)
+        return path.read_bytes()[-256 * 1024 :].decode(errors="replace") if path.exists() else ""
+
+    def worked_through(self, fingerprint: str) -> bool:
+        """Whether a finished job has dealt with exactly these files, unchanged since."""
+        return any(job.finished and job.fingerprint == fingerprint for job in self._jobs.values())
+
+    def find(self, stem: str) -> Job | None:
+        """The newest unfinished job of a stem."""
+        jobs = [job for job in self._jobs.values() if job.stem == stem and not job.finished]
+        return max(jobs, key=lambda job: job.created, default=None)
+
+    # -- changing
+
+    def update(self, job: Job, durable: bool = True) -> Job:
+        """Remember and tell. Progress alone (`durable=False`) is not written, and told at most five times a second."""
+        now = time.time()
+        job = replace(job, updated=now)
+        self._jobs[job.id] = job
+        if durable:
+            self._store.save(job)
+        elif now - self._told.get(job.id, 0.0) < TELL_SECONDS:
+            return job
+        self._told[job.id] = now
+        self._bus.publish("job", job)
+        return job
+
+    def step(
+        self,
+        key: str,
+        name: str,
+        state: Literal["pending", "running", "done", "failed", "skipped"],
+        detail: str | None = None,
+        progress: float | None = None,
+    ) -> Job:
+        """Move one step. Steps before it that still run are done by that; a repeated state is progress alone."""
+        job = self.get(key)
+        old = job.step(name)
+        now = time.time()
+        same = old.state == state
+        if state in ("running", "done") and not same:
+            for earlier in job.steps[: STEPS.index(name)]:
+                if earlier.state == "running" and not (name in LAB_STEPS and earlier.name in LAB_STEPS):
+                    job = job.with_step(replace(earlier, state="done", ended=now, progress=None))
+        new = replace(
+            old,
+            state=state,
+            started=old.started or now,
+            ended=now if state in ("done", "failed", "skipped") else None,
+            progress=progress if state == "running" else None,
+            detail=old.detail if detail is None else detail,
+        )
+        return self.update(job.with_step(new), durable=not same)
+
+    def create(self, stem: str, files: tuple[str, ...]) -> Job:
+        """A job for something that was just seen in the inbox; it waits until the arrival has settled."""
+        now = time.time()
+        key = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:6]}"
+        job = Job(id=key, stem=stem, state="queued", created=now, files=files)
+        job = job.with_step(Step(name="arrived", state="done", started=now, ended=now))
+        job = job.with_step(Step(name="settled", state="running", started=now))
+        self._logs.add("job", "info", f"{stem} arrived", key)
+        return self.update(job)
+
+    def submit(self, key: str) -> None:
+        """Run a settled job through its lanes."""
+        self._tasks[key] = asyncio.create_task(self._run(key), name=f"job {key}")
+
+    def finish(self, key: str, state: Literal["done", "failed", "cancelled"], note: str = "") -> Job:
+        """End a job; whatever still ran is marked by how it ended."""
+        now = time.time()
+        job = self.get(key)
+        ended: dict[str, Literal["done", "failed", "skipped"]] = {"done": "done", "failed": "failed"}
+        for step in job.steps:
+            if step.state == "running":
+                job = job.with_step(replace(step, state=ended.get(state, "skipped"), ended=now, progress=None))
+            elif step.state == "pending" and state == "done":
+                job = job.with_step(replace(step, state="skipped"))
+        level: Literal["info", "error"] = "error" if state == "failed" else "info"
+        said = job.problem.sentence() if job.problem else note
+        self._logs.add("job", level, f"{job.stem}: {state}. {said}".rstrip(), key)
+        return self.update(replace(job, state=state, note=note))
+
+    async def _run(self, key: str) -> None:
+        try:
+            for lane in LANES:
+                async with self._room[lane]:
+                    if self.get(key).finished:
+                        return
+                    if self.get(key).state == "queued":
+                        self.update(replace(self.get(key), state="running"))
+                    await self._lanes[lane](self, key)
+            if not self.get(key).finished:
+                self.finish(key, "done", self.get(key).note)
+        except asyncio.CancelledError:
+            return  # whoever cancelled says why: the user through `cancel`, or the engine by stopping
+        except StudioError as error:
+            self._fail(key, error.problem)
+        except Exception as error:  # the engine must outlive any fault in a job
+            self._logs.failure("a job failed unexpectedly", error, key)
+            what = "The engine failed on this arrival."
+            self._fail(key, Problem(code="internal", what=what, why=f"{type(error).__name__}: {error}.", fix="Retry it."))
+        finally:
+            self._tasks.pop(key, None)
+            self._told.pop(key, None)
+
+    def _fail(self, key: str, problem: Problem) -> None:
+        self.update(replace(self.get(key), problem=problem), durable=False)
+        self.finish(key, "failed")
+
+    async def cancel(self, key: str, note: str = "cancelled") -> Job:
+        """Stop a job and everything it runs. What it registered stays. Raises Conflict when it has ended."""
+        job = self.get(key)
+        if job.finished:
+            raise Conflict(f"Job {key} has ended already: {job.state}.")
+        await self._stop_task(key)
+        if self.get(key).finished:  # it ended while we asked
+            return self.get(key)
+        self.update(replace(self.get(key), problem=Cancelled(f"{job.stem}: {note}.").problem), durable=False)
+        return self.finish(key, "cancelled", note)
+
+    async def _stop_task(self, key: str) -> None:
+        task = self._tasks.get(key)
+        if task:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def retry(self, key: str) -> Job:
+        """Run a failed or cancelled job again from its first unfinished lane. Raises Conflict for any other."""
+        job = self.get(key)
+        if job.state not in ("failed", "cancelled"):
+            raise Conflict(f"Job {key} is {job.state}; only a failed or cancelled job can be tried again.")
+        missing = [path for path in job.files if not Path(path).exists()]
+        if missing and job.version is None:
+            raise Conflict(
+                f"{Path(missing[0]).name} is no longer in the inbox.", fix="Drop it again: that starts a new job."
+            )
+        return self._start_again(job, attempt=job.attempt + 1)
+
+    def _start_again(self, job: Job, attempt: int) -> Job:
+        now = time.time()
+        kept = {"arrived", "settled"} | (set(STEPS[: STEPS.index("optimised")]) if job.version is not None else set())
+        steps = tuple(step if step.name in kept else Step(name=step.name) for step in job.steps)
+        fresh = replace(job, state="queued", steps=steps, problem=None, note="", attempt=attempt)
+        settled = replace(fresh.step("settled"), state="done", ended=fresh.step("settled").ended or now, progress=None)
+        fresh = self.update(fresh.with_step(settled))
+        self.submit(fresh.id)
+        return fresh
+
+    # -- lifecycle
+
+    def recover(self) -> None:
+        """Read the jobs of earlier runs; unfinished ones start again, or fail when they have ended too many engines."""
+        for job in self._store.load_all():
+            self._jobs[job.id] = job
+        for job in list(self._jobs.values()):
+            if job.finished:
+                continue
+            if not job.digest:  # never settled: the inbox will report it afresh
+                del self._jobs[job.id]
+                self._store.delete(job.id)
+            elif job.attempt >= MAX_ATTEMPTS:
+                what = f"{job.stem} was given up after {job.attempt} attempts that ended with the engine."
+                fix = "Look at its log, then retry it, or remove the file from the inbox."
+                self._fail(job.id, Problem(code="step_failed", what=what, fix=fix))
+            elif job.version is None and not all(Path(path).exists() for path in job.files):
+                self.finish(job.id, "cancelled", "its files left the inbox while the engine was down")
+            else:
+                self._logs.add("job", "info", f"{job.stem}: taken up again after a restart", job.id)
+                self._start_again(job, attempt=job.attempt + 1)
+
+    def forget(self, key: str) -> None:
+        """Drop a job that came to nothing (its file vanished before it settled)."""
+        self._jobs.pop(key, None)
+        self._store.delete(key)
+
+    async def stop(self) -> None:
+        """Stop what runs without marking it: the next engine takes it up again, as its first attempt."""
+        for key in list(self._tasks):
+            await self._stop_task(key)
+            job = self._jobs[key]
+            if not job.finished:
+                self._store.save(replace(job, attempt=max(0, job.attempt - 1)))
