@@ -1,0 +1,165 @@
+"""Manifests: written once, wholly or not at all; one that is damaged does not stop the others."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from studio.core.errors import Conflict, InvalidInput, NotFound, Problem, StudioError
+from studio.store.manifests import ManifestName
+from studio.store.store import Store
+from studio.store.workspace import Workspace
+
+from .samples import variant, version
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(Workspace.open(tmp_path))
+
+
+def test_what_is_written_is_read_back(store: Store) -> None:
+    manifest = version(store.blobs)
+    other = variant(store.blobs, name="int8-static")
+    store.manifests.write_version(manifest)
+    store.manifests.write_variant(other)
+    assert store.manifests.read_version("digits", 1) == manifest
+    assert store.manifests.read_variant("digits", 1, "int8-static") == other
+    assert store.manifests.versions() == [("digits", 1)]
+    assert store.manifests.variants_of("digits", 1) == ("int8-static",)
+    path = store.workspace.models / "digits" / "1-int8-static.json"
+    assert path.stat().st_mode & 0o222 == 0
+
+
+def test_nothing_is_overwritten(store: Store) -> None:
+    store.manifests.write_version(version(store.blobs))
+    with pytest.raises(Conflict):
+        store.manifests.write_version(version(store.blobs, title="another"))
+    store.manifests.write_variant(variant(store.blobs))
+    with pytest.raises(Conflict):
+        store.manifests.write_variant(variant(store.blobs, p50=9.0))
+    assert store.manifests.read_version("digits", 1).title == ""
+
+
+def test_of_two_writers_one_wins(store: Store) -> None:
+    manifests = [version(store.blobs, title=str(i)) for i in range(8)]
+    start, outcomes = threading.Barrier(8), []
+
+    def write(index: int) -> None:
+        start.wait()
+        try:
+            store.manifests.write_version(manifests[index])
+        except Conflict:
+            return
+        outcomes.append(str(index))
+
+    threads = [threading.Thread(target=write, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [store.manifests.read_version("digits", 1).title]
+
+
+def test_a_version_needs_its_blobs_and_a_variant_its_version(store: Store) -> None:
+    with pytest.raises(NotFound, match="not in the store"):
+        store.manifests.write_version(version(None))
+    with pytest.raises(NotFound, match="no version digits:1"):
+        store.manifests.write_variant(variant(store.blobs))
+    assert store.manifests.names() == []
+
+
+@pytest.mark.parametrize("model", ["../evil", "Upper", "", ".hidden", "a/b"])
+def test_names_do_not_lead_out_of_the_folder(store: Store, model: str) -> None:
+    with pytest.raises(InvalidInput):
+        store.manifests.write_version(version(store.blobs, model))
+    with pytest.raises(InvalidInput):
+        store.manifests.read_version(model, 1)
+
+
+def test_damaged_manifests_are_reported_and_left_alone(store: Store) -> None:
+    for number in (1, 2, 3, 4):
+        store.manifests.write_version(version(store.blobs, number=number))
+    folder = store.workspace.models / "digits"
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    (folder / "1.json").write_bytes(b"\x00" * 40)
+    (folder / "2.json").write_bytes((folder / "3.json").read_bytes())
+    (folder / "4.json").write_text((folder / "4.json").read_text().replace('"schema": 1', '"schema": 99'))
+    (folder / "notes.txt").write_text("mine")
+    problems: dict[ManifestName, Problem] = {}
+    read = [name.version for name, _ in store.manifests.read_all(sorted(store.manifests.names()), problems)]
+    assert read == [3]
+    assert {name.version: problem.what.split(" is ")[0] for name, problem in problems.items()} == {
+        1: "The manifest digits/1.json",
+        2: "The manifest digits/2.json",
+        4: "The manifest digits/4.json was written by a newer Studio.",
+    }
+    assert (folder / "1.json").read_bytes() == b"\x00" * 40
+    with pytest.raises(InvalidInput, match="damaged"):
+        store.manifests.read_version("digits", 1)
+
+
+def test_a_purge_frees_what_only_that_version_needs_and_its_number_is_not_used_again(store: Store) -> None:
+    store.manifests.write_version(version(store.blobs, number=1, content="shared"))
+    store.manifests.write_version(version(store.blobs, number=2, content="shared"))
+    store.manifests.write_variant(variant(store.blobs, number=2))
+    own = store.manifests.read_variant("digits", 2, "int8").graph
+    assert own is not None
+    store.journal.append("version.purged", "digits:2", actor="cli")
+    assert store.purge("digits", 2) == own.size
+    assert store.manifests.versions() == [("digits", 1)]
+    assert store.blobs.exists(store.manifests.read_version("digits", 1).graph.file.sha256)
+    assert not store.blobs.exists(own.file.sha256)
+    assert store.next_version("digits") == 3
+    assert Store.open(store.workspace).next_version("digits") == 3
+    assert store.next_version("other") == 1
+
+
+def test_a_damaged_manifest_keeps_every_blob(store: Store) -> None:
+    store.manifests.write_version(version(store.blobs, number=1))
+    store.manifests.write_version(version(store.blobs, number=2))
+    path = store.workspace.models / "digits" / "1.json"
+    path.chmod(0o644)
+    path.write_text("{")
+    before = store.blobs.hashes()
+    assert store.collect(min_age_seconds=-1) == 0
+    assert store.purge("digits", 2) == 0
+    assert store.blobs.hashes() == before
+    assert store.problems
+
+
+def test_open_finishes_an_interrupted_purge_and_records_what_the_journal_misses(store: Store) -> None:
+    for number in (1, 2):
+        store.manifests.write_version(version(store.blobs, number=number))
+    store.manifests.write_variant(variant(store.blobs, number=1))
+    store.journal.append("version.purged", "digits:2", actor="cli")
+    (store.workspace.models / "digits" / ".tmp-1-ff").write_text("half")
+    again = Store.open(store.workspace)
+    assert again.manifests.versions() == [("digits", 1)]
+    assert again.journal.history.added == {("digits", 1)}
+    assert again.journal.history.variants == {("digits", "1-int8")}
+    assert len(again.notices) == 2
+    assert not list(again.workspace.models.glob("*/.tmp-*"))
+    once_more = Store.open(store.workspace)
+    assert (once_more.notices, once_more.journal.head) == ([], again.journal.head)
+
+
+def test_a_missing_manifest_is_a_problem(store: Store) -> None:
+    store.manifests.write_version(version(store.blobs))
+    store.journal.append("version.added", "digits:1", actor="engine")
+    (store.workspace.models / "digits" / "1.json").unlink()
+    assert [problem.what for problem in Store.open(store.workspace).problems] == [
+        "The manifest of digits:1 is missing."
+    ]
+
+
+def test_a_version_of_the_wrong_kind_is_refused_on_reading(store: Store) -> None:
+    store.manifests.write_version(version(store.blobs))
+    path = store.workspace.models / "digits" / "1.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"version": 1', '"version": "one"'))
+    with pytest.raises(StudioError, match=r"version"):
+        store.manifests.read_version("digits", 1)
