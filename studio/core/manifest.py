@@ -61,7 +61,10 @@ class Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFidelity:
-    """How near one output comes to the reference, over all samples. SQNR in dB; `None` where it is not defined."""
+    """How near one output comes to the reference, over all samples. SQNR in dB; `None` where it is not defined.
+
+    `correlation` is the cosine after each column's reference mean is taken off: a constant answer can not fake it.
+    """
 
     name: str
     cosine: float | None
@@ -70,6 +73,7 @@ class OutputFidelity:
     max_rel: float
     top1_agreement: float | None = None
     non_finite: int = 0
+    correlation: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

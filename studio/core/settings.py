@@ -43,12 +43,18 @@ class WorkerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
-    """Thresholds of the default gates. A variant must also be smaller or faster to be worth offering."""
+    """Thresholds of the default gates. A variant must also be smaller or faster by `min_gain` to be worth offering.
+
+    One that is smaller may be slower by a factor of at most `max_slowdown`.
+    """
 
     min_cosine: float = 0.99
     min_top1_agreement: float = 0.98
     max_accuracy_drop: float = 0.01
     parity_max_rel: float = 1e-3
+    min_correlation: float = 0.9
+    min_gain: float = 0.05
+    max_slowdown: float = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)

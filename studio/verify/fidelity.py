@@ -1,0 +1,236 @@
+"""How near one set of outputs comes to another: a variant to its reference, a converted graph to its source.
+
+All arithmetic is in float64. Over all values of an output, reference r and other x:
+
+    cosine       Σ r·x / (‖r‖ ‖x‖)
+    correlation  the same after each column's mean of r is taken off both: how far x follows the inputs as r does
+    SQNR         10 log10(Σ r² / Σ (r − x)²) dB, None when nothing differs
+    max_abs      max |r − x|
+    max_rel      max |r − x| / max |r|: relative to the output's scale, since single values come arbitrarily near 0
+    top-1        scores [rows, classes ≥ 2]: the share of rows with the same largest score
+
+Integers, booleans and strings are compared by equality: `top1_agreement` is the share of equal values and `max_rel` the
+share of unequal ones. `non_finite` counts NaN and infinity where the reference is finite; those values are left out of
+the other figures, and such a row never agrees.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from studio.core.errors import InvalidInput, Refused
+from studio.core.manifest import Fidelity, InputsKind, OutputFidelity
+from studio.verify.inputs import row_count, row_layout, split_runs, take_rows
+from studio.verify.session import Array, Feed, open_session, run, signature_of
+
+_MIN_ROWS = 5  # fewer rows say nothing of how an output follows its inputs
+_SINGLE_ROWS = 32
+_BATCH = 32
+_BUDGET_SECONDS = 20.0  # for the reference's runs; a variant runs the same rows
+
+
+def compare(
+    reference_outputs: Sequence[Feed],
+    outputs: Sequence[Feed],
+    names: Sequence[str],
+    labels: Array | None = None,
+    kind: InputsKind = "synthetic",
+    batch_sizes: Sequence[int] = (1,),
+) -> Fidelity:
+    """Fidelity of `outputs` against `reference_outputs`: one dict of arrays by output name for each run, same order.
+
+    `names` are the outputs to compare. `labels` has one entry for each row over all runs. Raises InvalidInput when the
+    runs do not correspond, Refused when an output has another shape or type than the reference's.
+    """
+    if not reference_outputs or len(reference_outputs) != len(outputs):
+        raise InvalidInput(
+            f"{len(outputs)} runs can not be compared with {len(reference_outputs)}.", "They must pair up."
+        )
+    parts: list[OutputFidelity] = []
+    rows = 0
+    for name in names:
+        pairs = [_pair(name, ref, own) for ref, own in zip(reference_outputs, outputs, strict=True)]
+        whole = all(left.ndim and left.shape[1:] == pairs[0][0].shape[1:] for left, _ in pairs)
+        if whole:
+            left = np.concatenate([left for left, _ in pairs])
+            right = np.concatenate([right for _, right in pairs])
+            rows = max(rows, len(left))
+        else:  # sizes differ from run to run: no common columns, only values
+            left = np.concatenate([np.ravel(left) for left, _ in pairs])
+            right = np.concatenate([np.ravel(right) for _, right in pairs])
+        parts.append(_output(name, left, right, columns=whole))
+    return Fidelity(
+        inputs=kind,
+        samples=rows if labels is None else len(labels),
+        batch_sizes=tuple(batch_sizes),
+        outputs=tuple(parts),
+        accuracy=None if labels is None else accuracy(outputs, labels, names),
+        reference_accuracy=None if labels is None else accuracy(reference_outputs, labels, names),
+    )
+
+
+def _pair(name: str, reference: Feed, own: Feed) -> tuple[Array, Array]:
+    if name not in reference or name not in own:
+        raise Refused(
+            f"The output '{name}' is missing.", f"There are {', '.join(own)}; the reference has {', '.join(reference)}."
+        )
+    left, right = np.asarray(reference[name]), np.asarray(own[name])
+    if left.shape != right.shape:
+        raise Refused(
+            f"The output '{name}' has the shape {list(right.shape)}.", f"The reference gives {list(left.shape)}."
+        )
+    if _is_float(left) != _is_float(right):
+        raise Refused(f"The output '{name}' holds {right.dtype} values.", f"The reference gives {left.dtype}.")
+    return left, right
+
+
+def _is_float(array: Array) -> bool:
+    # bfloat16 comes from ml_dtypes and has numpy's kind 'V'.
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _output(name: str, left: Array, right: Array, columns: bool) -> OutputFidelity:
+    if not _is_float(left):
+        return _by_equality(name, left, right)
+    left, right = left.astype(np.float64), right.astype(np.float64)
+    good = np.isfinite(left) & np.isfinite(right)
+    bad = int(np.count_nonzero(np.isfinite(left) & ~np.isfinite(right)))
+    a, b = left[good], right[good]
+    error = np.abs(a - b)
+    max_abs = float(error.max(initial=0.0))
+    scale = float(np.abs(a).max(initial=0.0))
+    noise, signal = float(np.square(error).sum()), float(np.square(a).sum())
+    top1 = None
+    if columns and left.ndim == 2 and left.shape[1] >= 2 and len(left):
+        same = _top(left) == _top(right)
+        same &= ~(np.isfinite(left) & ~np.isfinite(right)).any(axis=1)
+        top1 = float(same.mean())
+    return OutputFidelity(
+        name=name,
+        cosine=_cosine(a, b),
+        sqnr_db=float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None,
+        max_abs=max_abs,
+        max_rel=max_abs / scale if scale > 0 else max_abs,
+        top1_agreement=top1,
+        non_finite=bad,
+        correlation=_correlation(left, right, good) if columns and len(left) >= _MIN_ROWS else None,
+    )
+
+
+def _top(scores: Array) -> Array:
+    return np.asarray(np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1))
+
+
+def _cosine(a: Array, b: Array) -> float | None:
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if lengths > 0:
+        # Rounding may carry a cosine of 1 a little above it.
+        return min(1.0, float(np.dot(a, b)) / lengths)
+    # A zero vector has no direction; against a reference that has one, nothing agrees.
+    return 0.0 if np.any(a) else None
+
+
+def _correlation(left: Array, right: Array, good: Array) -> float | None:
+    mean = np.mean(left, axis=0, where=good) if good.any(axis=0).all() else np.zeros(left.shape[1:])
+    a, b = (left - mean)[good], (right - mean)[good]
+    scale = float(np.abs(left[good]).max(initial=0.0))
+    if float(np.abs(a).max(initial=0.0)) <= 1e-6 * scale:
+        return None  # the reference itself does not move
+    return _cosine(a, b)
+
+
+def _by_equality(name: str, left: Array, right: Array) -> OutputFidelity:
+    equal = np.asarray(left == right)
+    share = float(equal.mean()) if equal.size else 1.0
+    numbers = left.dtype.kind in "biu" and right.dtype.kind in "biu" and left.size
+    distance = float(np.abs(left.astype(np.float64) - right.astype(np.float64)).max()) if numbers else float(share < 1)
+    return OutputFidelity(
+        name=name, cosine=None, sqnr_db=None, max_abs=distance, max_rel=1.0 - share, top1_agreement=share
+    )
+
+
+def accuracy(outputs: Sequence[Feed], labels: Array, names: Sequence[str]) -> float | None:
+    """Share of rows whose class equals the label. None when no output gives classes, or labels are real numbers.
+
+    The class is the first integer or string output with one value a row, else the largest of the first scores
+    [rows, classes ≥ 2], else, for labels of 0 and 1, whether a single score between 0 and 1 exceeds 0.5.
+    """
+    if labels.dtype.kind == "f" and not np.array_equal(labels, np.round(labels)):
+        return None
+    joined = {name: _joined([run_[name] for run_ in outputs], len(labels)) for name in names}
+    arrays = [array for array in joined.values() if array is not None]
+    if labels.dtype.kind not in "biuf":
+        texts = [array for array in arrays if array.ndim == 1 and array.dtype.kind in "OUS"]
+        return float(np.mean([str(a) == str(b) for a, b in zip(texts[0], labels, strict=True)])) if texts else None
+    for array in arrays:
+        if array.ndim == 1 and array.dtype.kind in "biu":
+            return float((array == labels).mean())
+    for array in arrays:
+        if array.ndim == 2 and array.shape[1] >= 2 and _is_float(array):
+            top = _top(array.astype(np.float64))
+            return float(((top == labels) & ~np.isnan(array.astype(np.float64)).all(axis=1)).mean())
+    for array in arrays:
+        if array.ndim == 1 and _is_float(array) and set(np.unique(labels)) <= {0, 1} and _within_unit(array):
+            return float(((array > 0.5) == labels).mean())
+    return None
+
+
+def _joined(parts: list[Array], rows: int) -> Array | None:
+    """All runs of one output as [rows, …], a trailing size of 1 dropped; None where that is not one entry a label."""
+    arrays = [np.asarray(part) for part in parts]
+    if any(array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:] for array in arrays):
+        return None
+    whole = np.concatenate(arrays)
+    whole = whole[:, 0] if whole.ndim == 2 and whole.shape[1] == 1 else whole
+    return whole if len(whole) == rows else None
+
+
+def _within_unit(array: Array) -> bool:
+    return bool(np.all((array >= 0) & (array <= 1)))
+
+
+def fidelity_of(
+    variant_path: str | Path,
+    reference_path: str | Path,
+    inputs: Feed,
+    labels: Array | None = None,
+    kind: InputsKind = "synthetic",
+    batchable: bool = False,
+    threads: int = 1,
+    on_progress: Callable[[float, str], None] | None = None,
+) -> Fidelity:
+    """Fidelity of one graph against another. Each row of `inputs` runs once: some alone, the rest in batches of 32.
+
+    Rows beyond what the reference does in 20 s are left out; `samples` says how many were used. Raises Refused or
+    StepFailed when a graph does not load or run.
+    """
+    reference = open_session(reference_path, threads)
+    signature = signature_of(reference)
+    layout = row_layout(signature)
+    runs = split_runs(signature, inputs)
+    if batchable and layout is not None and layout.unit == 1:
+        count = row_count(layout, inputs)
+        alone = min(_SINGLE_ROWS, -(-count // 2))
+        rest = range(alone, count, _BATCH)
+        runs = runs[:alone] + [take_rows(layout, inputs, at, min(_BATCH, count - at)) for at in rest]
+    expected: list[Feed] = []
+    started = time.monotonic()
+    for feed in runs:
+        expected.append(run(reference, feed))
+        if time.monotonic() - started > _BUDGET_SECONDS:
+            break
+    del reference
+    variant = open_session(variant_path, threads)
+    got: list[Feed] = []
+    for done, feed in enumerate(runs[: len(expected)]):
+        got.append(run(variant, feed))
+        if on_progress and done % 16 == 0:
+            on_progress(done / len(expected), f"{done} of {len(expected)} runs compared")
+    sizes = [row_count(layout, feed) for feed in runs[: len(expected)]]
+    used = None if labels is None else labels[: sum(sizes)]
+    names = [spec.name for spec in signature.outputs]
+    return compare(expected, got, names, used, kind, sorted(set(sizes)))

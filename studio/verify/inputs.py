@@ -1,0 +1,253 @@
+"""Inputs to judge on: the user's samples from an `.npz`, or numbers drawn from the signature. And rows into runs."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studio.core.errors import InvalidInput
+from studio.core.manifest import InputsKind
+from studio.core.tensors import DATATYPES, Signature, TensorSpec
+from studio.verify.session import Array, Feed
+
+LABELS = "labels"
+_FREE_SIZE = 8  # a free size that is not the batch: a short sentence
+_FREE_SIDE = 32  # a free height or width of an image
+
+
+@dataclass(frozen=True)
+class LoadedSamples:
+    """`inputs` by name, rows first; `labels` one a row."""
+
+    inputs: Feed
+    labels: Array | None
+    kind: InputsKind
+
+    @property
+    def count(self) -> int:
+        """Rows; 1 when no input has rows."""
+        return max((len(rows) for rows in self.inputs.values() if rows.ndim), default=1)
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Which inputs hold rows, and how many rows the smallest possible run takes (more than 1: a fixed batch)."""
+
+    names: frozenset[str]
+    unit: int
+
+
+def row_layout(signature: Signature) -> RowLayout | None:
+    """How inputs divide into runs. None when they do not: no rows, or a batch that is not the first dimension."""
+    ranked = [spec for spec in signature.inputs if spec.shape]
+    free = [spec for spec in ranked if isinstance(spec.shape[0], str)]
+    if free:
+        leading = {spec.shape[0] for spec in free} - {"?"}
+        inner = {dim for spec in ranked for dim in spec.shape[1:]}
+        return None if leading & inner else RowLayout(frozenset(spec.name for spec in free), 1)
+    sizes = {spec.shape[0] for spec in ranked}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return RowLayout(frozenset(spec.name for spec in ranked), size) if isinstance(size, int) and size > 0 else None
+
+
+def row_count(layout: RowLayout | None, inputs: Feed) -> int:
+    """Rows in the inputs; 1 where they do not divide."""
+    return 1 if layout is None else min(len(inputs[name]) for name in layout.names)
+
+
+def take_rows(layout: RowLayout, inputs: Feed, start: int, rows: int) -> Feed:
+    """`rows` rows from `start`, beginning again at the top where the inputs end. Inputs without rows stay whole."""
+    index = np.arange(start, start + rows) % row_count(layout, inputs)
+    return {name: array[index] if name in layout.names else array for name, array in inputs.items()}
+
+
+def split_runs(signature: Signature, inputs: Feed, batch: int = 1) -> list[Feed]:
+    """The inputs as runs of at most `batch` rows, each row in one run. One run where they do not divide.
+
+    A fixed batch of the graph decides over `batch`; rows that do not fill a last fixed batch are left out.
+    """
+    layout = row_layout(signature)
+    if layout is None:
+        return [inputs]
+    count = row_count(layout, inputs)
+    size = layout.unit if layout.unit > 1 else max(1, batch)
+    last = count - count % size if layout.unit > 1 else count
+    return [take_rows(layout, inputs, start, min(size, count - start)) for start in range(0, last, size)]
+
+
+def draw_inputs(
+    signature: Signature, rows: int, seed: int, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> Feed:
+    """Made-up inputs that fit the signature: good for parity and speed, never for accuracy.
+
+    Floats are standard normal, integers 0 to 9 (uint8: 0 to 255), masks 1, segment ids 0, strings single letters;
+    `ranges` gives bounds by input name (inclusive for integers) and draws evenly between them. Every free leading size
+    is `rows`; a size of the same name elsewhere too; other free sizes are 8, or 32 for the sides of images.
+    """
+    generator = np.random.default_rng(seed)
+    layout = row_layout(signature)
+    if layout is not None and layout.unit > 1:
+        rows = -(-rows // layout.unit) * layout.unit
+    sizes = {spec.shape[0]: rows for spec in signature.inputs if spec.shape and isinstance(spec.shape[0], str)}
+    sizes.pop("?", None)
+    drawn: Feed = {}
+    for spec in signature.inputs:
+        shape = [
+            dim if isinstance(dim, int) else sizes.get(dim, rows if place == 0 else _free_size(spec, place))
+            for place, dim in enumerate(spec.shape)
+        ]
+        if layout is not None and spec.name in layout.names:
+            shape[0] = rows
+        drawn[spec.name] = _draw(generator, spec, tuple(shape), (ranges or {}).get(spec.name))
+    return drawn
+
+
+def _free_size(spec: TensorSpec, place: int) -> int:
+    return _FREE_SIDE if len(spec.shape) == 4 and place >= 1 else _FREE_SIZE
+
+
+def _draw(
+    generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], bounds: tuple[float, float] | None
+) -> Array:
+    kind = numpy_dtype(spec.datatype)
+    if spec.datatype == "BYTES":
+        return np.asarray(generator.choice(list("abcd"), size=shape), dtype=object)
+    if spec.datatype == "BOOL":
+        return np.asarray(generator.random(shape) < 0.5)
+    if spec.datatype.startswith(("FP", "BF")):
+        low_high = generator.uniform(*bounds, size=shape) if bounds else generator.standard_normal(shape)
+        return np.asarray(low_high).astype(kind)
+    name = spec.name.lower()
+    if bounds is None and "mask" in name:
+        return np.ones(shape, kind)
+    if bounds is None and ("token_type" in name or "segment" in name):
+        return np.zeros(shape, kind)
+    low, high = bounds or (0, 255 if spec.datatype == "UINT8" else 9)
+    return np.asarray(generator.integers(int(low), int(high), size=shape, endpoint=True)).astype(kind)
+
+
+def numpy_dtype(datatype: str) -> np.dtype[Any]:
+    """The numpy dtype of an OIP datatype."""
+    if datatype == "BF16":
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return found
+    return np.dtype(DATATYPES[datatype][0])
+
+
+def load_samples(npz_path: str | Path, signature: Signature) -> LoadedSamples:
+    """Sample inputs that fit the signature, cast to its types, from an `.npz`: one array per input, rows first.
+
+    A single array of any name stands for the only input. `labels`, one a row, makes them labelled. Pickled arrays are
+    never loaded. Raises InvalidInput saying which array does not fit, and how.
+    """
+    arrays = _read(Path(npz_path))
+    names = [spec.name for spec in signature.inputs]
+    labels = arrays.pop(LABELS, None) if LABELS not in names else None
+    if len(names) == 1 and len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    missing, extra = [name for name in names if name not in arrays], [name for name in arrays if name not in names]
+    if missing or extra:
+        raise InvalidInput(
+            "The sample inputs do not have the model's inputs.",
+            f"The model takes {', '.join(names)}; the file has {', '.join(arrays) or 'no arrays'}.",
+            f"For example: np.savez('samples.npz', {', '.join(f'{name}=…' for name in names)}, labels=…).",
+        )
+    layout = row_layout(signature)
+    sizes: dict[str, int] = {}
+    inputs = {spec.name: _fit(spec, arrays[spec.name], layout, sizes) for spec in signature.inputs}
+    if layout is not None:
+        _check_rows(layout, inputs)
+    if labels is None:
+        return LoadedSamples(inputs, None, "samples")
+    rows = row_count(layout, inputs) if layout is not None else None
+    return LoadedSamples(inputs, _check_labels(labels, rows), "labelled")
+
+
+def _read(path: Path) -> Feed:
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return {"array": found}
+        with found as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        pickled = "pickle" in str(error).lower()
+        raise InvalidInput(
+            f"The sample inputs '{path.name}' can not be read.",
+            "They hold Python objects, or are no .npz file." if pickled else f"{error}.",
+            "Save them with np.savez from arrays of numbers, booleans or strings.",
+        ) from error
+
+
+def _fit(spec: TensorSpec, array: Array, layout: RowLayout | None, sizes: dict[str, int]) -> Array:
+    rowed = layout is not None and spec.name in layout.names
+    wanted = ("rows", *spec.shape[1:]) if rowed else spec.shape
+    ok = array.ndim == len(wanted)
+    for have, want in zip(array.shape, wanted, strict=False):
+        if isinstance(want, int):
+            ok = ok and have == want
+        elif want != "?":
+            ok = ok and sizes.setdefault(want, have) == have
+    if not ok:
+        raise InvalidInput(
+            f"The sample input '{spec.name}' has the shape {list(array.shape)}.",
+            f"The model takes {spec.describe()}{', one row per sample' if rowed else ''}.",
+            "Save the samples with the shape that the model takes, rows first.",
+        )
+    return _cast(spec, array)
+
+
+def _cast(spec: TensorSpec, array: Array) -> Array:
+    kind = numpy_dtype(spec.datatype)
+    if spec.datatype == "BYTES":
+        if array.dtype.kind in "US":
+            return np.asarray([_text(item) for item in array.ravel()], dtype=object).reshape(array.shape)
+    elif (
+        array.dtype == kind
+        or np.can_cast(array.dtype, kind, "same_kind")
+        or (array.dtype.kind in "biu" and kind.kind in "fV")
+    ):
+        return np.ascontiguousarray(array.astype(kind))
+    elif array.dtype.kind in "iu" and kind.kind in "iu":
+        limits = np.iinfo(kind)
+        if not array.size or (array.min() >= limits.min and array.max() <= limits.max):
+            return np.ascontiguousarray(array.astype(kind))
+    raise InvalidInput(
+        f"The sample input '{spec.name}' holds {array.dtype} values.",
+        f"The model takes {spec.datatype}, and these can not be cast without changing them.",
+        f"Save the array as {DATATYPES[spec.datatype][0]}.",
+    )
+
+
+def _text(item: object) -> str:
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+
+
+def _check_rows(layout: RowLayout, inputs: Feed) -> None:
+    counts = {name: len(inputs[name]) for name in sorted(layout.names)}
+    if len(set(counts.values())) > 1 or min(counts.values()) < layout.unit:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise InvalidInput(
+            "The sample inputs do not have the same number of rows, or too few.",
+            f"Rows: {found}; the smallest run of this model takes {layout.unit}.",
+            "Save one row per sample in every array.",
+        )
+
+
+def _check_labels(labels: Array, rows: int | None) -> Array:
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or (rows is not None and len(flat) != rows):
+        raise InvalidInput(
+            f"The labels have the shape {list(labels.shape)}.",
+            f"There must be one label for each of the {rows} samples." if rows is not None else "Labels are one a row.",
+            "Save 'labels' as one class number (or the target value) per row.",
+        )
+    return flat

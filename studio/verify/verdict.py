@@ -1,0 +1,237 @@
+"""What the gates make of a variant: an outcome, and a sentence that carries its own figures."""
+
+from __future__ import annotations
+
+from studio.core.manifest import Fidelity, Gate, InputsKind, Interval, Measurement, Verdict
+from studio.core.settings import GateSettings
+
+
+def judge(
+    variant: str,
+    fidelity: Fidelity,
+    measurement: Measurement | None,
+    size: int,
+    reference_size: int,
+    reference_measurement: Measurement | None,
+    gates: GateSettings,
+) -> Verdict:
+    """Keep, reject, or not distinguishable from the reference. Sizes in bytes, weights included.
+
+    Fidelity comes first: whatever strays from the reference is rejected, however fast. Then a variant must be smaller
+    or faster by `gates.min_gain`, and not slower by more than `gates.max_slowdown`. `measurement` None: judged by size.
+    """
+    checks = (*fidelity_gates(fidelity, gates), *_worth_gates(measurement, size, reference_size, gates))
+    faith = [check for check in checks if check.name not in _WORTH]
+    failed = [check for check in faith if not check.passed]
+    speed = measurement.speedup if measurement else None
+    gains = f"{_speed_words(speed)}, {_size_words(size, reference_size)}{_rate(measurement, reference_measurement)}"
+    if failed:
+        why = "; ".join(_failure(check) for check in failed)
+        return Verdict(
+            outcome="reject",
+            sentence=f"{variant} rejected: {why}, on {_on(fidelity)}. It is {gains}.",
+            gates=checks,
+        )
+    agreement = agreement_words(fidelity)
+    worth = {check.name: check.passed for check in checks if check.name in _WORTH}
+    if not worth["not much slower"]:
+        return Verdict(outcome="reject", sentence=f"{variant} rejected: {gains}; it {agreement}.", gates=checks)
+    if worth["smaller or faster"]:
+        return Verdict(outcome="keep", sentence=f"{variant}: {gains}; {agreement}.", gates=checks)
+    slower = speed is not None and speed.high < 1 - gates.min_gain
+    larger = size > reference_size * (1 + gates.min_gain)
+    if slower or larger:
+        words = "slower without being smaller" if slower else "larger without being faster"
+        return Verdict(outcome="reject", sentence=f"{variant} rejected: {words}: {gains}; {agreement}.", gates=checks)
+    chance = speed is None or speed.low <= 1 <= speed.high
+    words = "not distinguishable from the reference" if chance else "too near the reference to matter"
+    return Verdict(outcome="not distinguishable", sentence=f"{variant}: {words}: {gains}; {agreement}.", gates=checks)
+
+
+_WORTH = ("smaller or faster", "not much slower")
+
+
+def reference_verdict(measurement: Measurement, size: int) -> Verdict:
+    """What is said of the reference itself."""
+    latency = f"{_ms(measurement.p50)} at batch {measurement.latency[0].batch}"
+    rate = f"{_count(measurement.throughput)} rows/s at batch {measurement.throughput_batch}"
+    return Verdict(outcome="reference", sentence=f"The reference: {latency}, {rate}, {_bytes(size)}.")
+
+
+def not_applicable(variant: str, why: str) -> Verdict:
+    """What is said where a recipe does not apply; `why` as the recipe gives it."""
+    return Verdict(outcome="not applicable", sentence=f"{variant} does not apply: {why.rstrip('.')}.")
+
+
+def fidelity_gates(fidelity: Fidelity, gates: GateSettings) -> tuple[Gate, ...]:
+    """The rules on agreement, over the worst of all outputs. A rule without figures is left out."""
+    outputs = fidelity.outputs
+    bad = sum(out.non_finite for out in outputs)
+    found = [Gate(name="finite", rule="no NaN or infinity", value=float(bad), passed=bad == 0)]
+    cosine = _worst([out.cosine for out in outputs])
+    top1 = _worst([out.top1_agreement for out in outputs])
+    # Where classes agree or not, that is the question; elsewhere, an answer near the mean can have a high cosine.
+    follows = _worst([out.correlation for out in outputs if out.top1_agreement is None])
+    found += _floor("cosine", cosine, gates.min_cosine)
+    found += _floor("correlation", follows, gates.min_correlation)
+    found += _floor("top-1 agreement", top1, gates.min_top1_agreement)
+    if fidelity.accuracy is not None and fidelity.reference_accuracy is not None:
+        drop = fidelity.reference_accuracy - fidelity.accuracy
+        limit = gates.max_accuracy_drop
+        # Shares of a few hundred rows are not exact in binary: 0.99 - 0.98 must pass a limit of 0.01.
+        found.append(
+            Gate(name="accuracy drop", rule=f"accuracy drop ≤ {limit:g}", value=drop, passed=drop <= limit + 1e-9)
+        )
+    return tuple(found)
+
+
+def parity_gates(fidelity: Fidelity, gates: GateSettings) -> tuple[Gate, ...]:
+    """The rules on a conversion: floats within `parity_max_rel` of the output's scale, nearly all else equal."""
+    bad = sum(out.non_finite for out in fidelity.outputs)
+    found = [Gate(name="finite", rule="no NaN or infinity", value=float(bad), passed=bad == 0)]
+    floats = [out.max_rel for out in fidelity.outputs if not _by_equality(out.cosine, out.top1_agreement)]
+    if floats:
+        limit = gates.parity_max_rel
+        worst = max(floats)
+        rule = f"largest difference ≤ {limit:g} of the output's scale"
+        found.append(Gate(name="parity", rule=rule, value=worst, passed=worst <= limit))
+    top1 = _worst([out.top1_agreement for out in fidelity.outputs])
+    return (*found, *_floor("top-1 agreement", top1, gates.min_top1_agreement))
+
+
+def _by_equality(cosine: float | None, top1: float | None) -> bool:
+    return cosine is None and top1 is not None
+
+
+def _worst(values: list[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _floor(name: str, value: float | None, least: float) -> list[Gate]:
+    return [] if value is None else [Gate(name=name, rule=f"{name} ≥ {least:g}", value=value, passed=value >= least)]
+
+
+def _worth_gates(
+    measurement: Measurement | None, size: int, reference_size: int, gates: GateSettings
+) -> tuple[Gate, ...]:
+    speed = measurement.speedup if measurement else None
+    smaller = size <= reference_size * (1 - gates.min_gain)
+    # A gain counts when it is large enough and not chance: the interval leaves 1 out.
+    faster = speed is not None and speed.value >= 1 + gates.min_gain and speed.low > 1
+    gain = max(1 - size / reference_size if reference_size else 0.0, speed.value - 1 if speed else 0.0)
+    bound = 1 / gates.max_slowdown
+    slow = speed is not None and speed.high < bound
+    return (
+        Gate(
+            name="smaller or faster",
+            rule=f"smaller or faster by ≥ {gates.min_gain:.0%}".replace("%", " %"),
+            value=gain,
+            passed=smaller or faster,
+        ),
+        Gate(
+            name="not much slower",
+            rule=f"at most {gates.max_slowdown:g}x slower",
+            value=speed.value if speed else None,
+            passed=not slow,
+        ),
+    )
+
+
+def _failure(gate: Gate) -> str:
+    value = gate.value or 0.0
+    if gate.name == "finite":
+        return f"{int(value)} values are NaN or infinite where the reference's are not"
+    if gate.name == "accuracy drop":
+        return f"accuracy falls by {100 * value:.1f} points ({gate.rule})"
+    if gate.name == "top-1 agreement":
+        return f"agrees on only {share(value)} ({gate.rule})"
+    return f"{gate.name} {value:.3f} ({gate.rule})"
+
+
+def agreement_words(fidelity: Fidelity) -> str:
+    """How far it agrees, on what, and what that does not show."""
+    top1 = _worst([out.top1_agreement for out in fidelity.outputs])
+    cosine = _worst([out.cosine for out in fidelity.outputs])
+    if top1 is not None:
+        words = f"agrees on {share(top1)} of {_on(fidelity)}"
+    elif cosine is not None:
+        words = f"cosine {_cosine(cosine)} on {_on(fidelity)}"
+    else:
+        words = f"equal on {_on(fidelity)}"
+    if fidelity.accuracy is not None and fidelity.reference_accuracy is not None:
+        words += f" (accuracy {share(fidelity.accuracy)}, the reference's {share(fidelity.reference_accuracy)})"
+    elif fidelity.inputs == "synthetic":
+        words += ", which say nothing about accuracy"
+    elif fidelity.inputs == "samples":
+        words += ", accuracy unknown without labels"
+    return words
+
+
+_KINDS: dict[InputsKind, str] = {"labelled": "labelled", "samples": "", "synthetic": "made-up"}
+
+
+def _on(fidelity: Fidelity) -> str:
+    noun = "inputs" if fidelity.inputs == "synthetic" else "samples"
+    noun = noun if fidelity.samples != 1 else noun[:-1]
+    return " ".join(word for word in (str(fidelity.samples), _KINDS[fidelity.inputs], noun) if word)
+
+
+def share(value: float) -> str:
+    """A share in percent that never rounds up to all: 0.9996 is '99.9 %', only 1 is '100 %'."""
+    if value >= 1:
+        return "100 %"
+    return f"{min(99.9, round(100 * value, 1)):.1f} %"
+
+
+def _cosine(value: float) -> str:
+    return f"{value:.4f}" if round(value, 4) < 1 or value == 1 else "> 0.9999"
+
+
+def _speed_words(speed: Interval | None) -> str:
+    if speed is None:
+        return "speed not measured"
+    low, high = speed.low, speed.high
+    if speed.value >= 1:
+        value, word = speed.value, "faster"
+    else:
+        value, low, high, word = 1 / speed.value, 1 / speed.high, 1 / speed.low, "slower"
+    if speed.low <= 1 <= speed.high:
+        return f"as fast ({speed.value:.2f}x, 95 % CI {speed.low:.2f}–{speed.high:.2f})"
+    return f"{_times(value)} {word} (95 % CI {_times(low)[:-1]}–{_times(high)[:-1]})"
+
+
+def _times(value: float) -> str:
+    """A factor to two or three figures: '1.04x', '3.6x', '16x'."""
+    return f"{value:.2f}x" if value < 2 else f"{value:.1f}x" if value < 10 else f"{value:.0f}x"
+
+
+def _size_words(size: int, reference: int) -> str:
+    if not size or not reference or abs(size - reference) < 0.005 * reference:
+        return "the same size"
+    return f"{_times(reference / size)} smaller" if size < reference else f"{_times(size / reference)} larger"
+
+
+def _rate(own: Measurement | None, reference: Measurement | None) -> str:
+    """Throughput at the best batches, told only where it is another story than latency."""
+    if own is None or reference is None or own.throughput_batch == 1 or own.speedup is None:
+        return ""
+    ratio = own.throughput / reference.throughput
+    if 2 / 3 < ratio / own.speedup.value < 1.5:
+        return ""
+    return f", {_count(own.throughput)} rows/s at batch {own.throughput_batch} against {_count(reference.throughput)}"
+
+
+def _count(value: float) -> str:
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}".replace(",", " ")
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def _bytes(size: int) -> str:
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,186 @@
+"""Verdicts on planted variants: what is bad is rejected, for the right reason and with its figures."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from studio.core.manifest import Fidelity, Interval, Latency, Measurement, OutputFidelity
+from studio.core.settings import GateSettings
+from studio.verify import measure as measuring
+from studio.verify.fidelity import fidelity_of
+from studio.verify.verdict import judge, not_applicable, parity_gates, reference_verdict, share
+
+GATES = GateSettings()
+
+
+def measured(speed: tuple[float, float, float] | None, throughput: float = 0.0) -> Measurement:
+    """Figures with that speed-up; the throughput follows it unless given."""
+    throughput = throughput or 1000.0 * (speed[0] if speed else 1)
+    latency = Latency(batch=1, threads=1, runs=100, p50=0.05, p95=0.06, p99=0.07, mean=0.05)
+    return Measurement(
+        latency=(latency,),
+        throughput=throughput,
+        throughput_batch=16,
+        load_ms=1.0,
+        peak_memory=1_000_000,
+        speedup=None if speed is None else Interval(*speed),
+    )
+
+
+REFERENCE = measured(None)
+SAME = (1.0, 0.98, 1.02)
+PERFECT = Fidelity(
+    inputs="labelled",
+    samples=300,
+    batch_sizes=(1, 32),
+    outputs=(OutputFidelity(name="y", cosine=1.0, sqnr_db=60.0, max_abs=0.0, max_rel=0.0, top1_agreement=1.0),),
+    accuracy=0.99,
+    reference_accuracy=0.99,
+)
+
+
+def output(**changes: object) -> Fidelity:
+    return replace(PERFECT, outputs=(replace(PERFECT.outputs[0], **changes),))
+
+
+def test_a_ruined_variant_is_rejected_with_its_figures(net, rows: dict[str, np.ndarray]) -> None:
+    ruined = fidelity_of(net("ruined", seed=99), net("reference"), rows, batchable=True, kind="samples")
+    verdict = judge("int8", ruined, measured((3.0, 2.9, 3.1)), 250, 1000, REFERENCE, GATES)
+    agreement, cosine = ruined.outputs[0].top1_agreement, ruined.outputs[0].cosine
+    assert verdict.outcome == "reject"
+    assert f"agrees on only {100 * agreement:.1f} % (top-1 agreement ≥ 0.98)" in verdict.sentence
+    assert f"cosine {cosine:.3f} (cosine ≥ 0.99)" in verdict.sentence
+    assert "120 samples" in verdict.sentence and "3.0x faster" in verdict.sentence
+    failed = {gate.name for gate in verdict.gates if not gate.passed}
+    assert failed == {"cosine", "top-1 agreement"}
+
+
+def test_nan_is_rejected_however_well_the_rest_agrees(net, rows: dict[str, np.ndarray]) -> None:
+    spoilt = fidelity_of(net("nan", spoil="nan"), net("reference"), rows, batchable=True)
+    positive = int((rows["x"][:, 0] > 0).sum())
+    verdict = judge("fp16", spoilt, measured((2.0, 1.9, 2.1)), 500, 1000, REFERENCE, GATES)
+    assert verdict.outcome == "reject"
+    assert f"{4 * positive} values are NaN or infinite" in verdict.sentence
+
+
+def test_a_variant_that_always_answers_the_same_is_rejected(net, rows: dict[str, np.ndarray]) -> None:
+    constant = fidelity_of(net("constant", spoil="constant"), net("reference"), rows, batchable=True)
+    assert judge("int8", constant, measured((2.0, 1.9, 2.1)), 500, 1000, REFERENCE, GATES).outcome == "reject"
+    # A regression near its mean: the cosine alone would let it pass.
+    drifting = output(cosine=0.9999, top1_agreement=None, correlation=0.1)
+    verdict = judge("int8", drifting, measured((2.0, 1.9, 2.1)), 500, 1000, REFERENCE, GATES)
+    assert verdict.outcome == "reject" and "correlation 0.100" in verdict.sentence
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_LATENCY_SECONDS", 0.3)
+    monkeypatch.setattr(measuring, "_BATCH_SECONDS", 0.02)
+
+
+def whole_verdict(variant: Path, reference: Path, rows: dict[str, np.ndarray]):
+    fidelity = fidelity_of(variant, reference, rows, batchable=True, kind="samples")
+    own = measuring.measure(variant, reference, rows, True)
+    base = measuring.measure_reference(reference, rows, True)
+    sizes = variant.stat().st_size, reference.stat().st_size
+    return judge("planted", fidelity, own, *sizes, base, GATES), own
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_graph_with_extra_work_is_rejected_as_slower(net, rows: dict[str, np.ndarray]) -> None:
+    verdict, own = whole_verdict(net("slow", extra=60), net("reference"), rows)
+    assert verdict.outcome == "reject"
+    assert re.fullmatch(r"planted rejected: [\d.]+x slower \(95 % CI [\d.]+–[\d.]+\), .*", verdict.sentence)
+    assert own.speedup is not None and own.speedup.high < 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_identical_graph_is_not_offered(net, rows: dict[str, np.ndarray]) -> None:
+    verdict, _ = whole_verdict(net("same"), net("reference"), rows)
+    assert verdict.outcome in ("not distinguishable", "reject")
+    assert "the same size" in verdict.sentence and "agrees on 100 % of 120 samples" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("speed", "size", "outcome", "words"),
+    [
+        ((1.8, 1.7, 1.9), 278, "keep", "int8: 1.80x faster (95 % CI 1.70–1.90), 3.6x smaller; agrees on 100 % of 300"),
+        (SAME, 500, "keep", "as fast (1.00x, 95 % CI 0.98–1.02), 2.0x smaller"),
+        (SAME, 1000, "not distinguishable", "not distinguishable from the reference: as fast"),
+        (SAME, 970, "not distinguishable", "1.03x smaller"),
+        ((1.02, 1.01, 1.03), 1000, "not distinguishable", "too near the reference to matter"),
+        ((1.5, 0.9, 2.2), 1000, "not distinguishable", "as fast (1.50x, 95 % CI 0.90–2.20)"),
+        ((1.2, 1.1, 1.3), 1000, "keep", "1.20x faster"),
+        ((0.8, 0.75, 0.85), 500, "keep", "1.25x slower (95 % CI 1.18–1.33), 2.0x smaller"),
+        ((0.8, 0.75, 0.85), 1000, "reject", "slower without being smaller"),
+        (SAME, 1200, "reject", "larger without being faster"),
+        ((1 / 7, 1 / 8, 1 / 6), 278, "reject", "int8 rejected: 7.0x slower (95 % CI 6.0–8.0), 3.6x smaller"),
+        (None, 500, "keep", "speed not measured, 2.0x smaller"),
+    ],
+)
+def test_what_is_worth_having(speed, size: int, outcome: str, words: str) -> None:
+    verdict = judge("int8", PERFECT, measured(speed), size, 1000, REFERENCE, GATES)
+    assert verdict.outcome == outcome
+    assert words in verdict.sentence
+
+
+def test_throughput_is_told_where_it_is_another_story() -> None:
+    quick_in_batches = measured((1.1, 1.05, 1.15), throughput=3000.0)
+    sentence = judge("int8", PERFECT, quick_in_batches, 500, 1000, REFERENCE, GATES).sentence
+    assert "3 000 rows/s at batch 16 against 1 000" in sentence
+    assert "rows/s" not in judge("int8", PERFECT, measured((1.1, 1.05, 1.15)), 500, 1000, REFERENCE, GATES).sentence
+
+
+def test_accuracy_may_fall_by_the_limit_and_not_more() -> None:
+    exact = replace(PERFECT, accuracy=0.98, reference_accuracy=0.99)
+    assert judge("int8", exact, measured(SAME), 500, 1000, REFERENCE, GATES).outcome == "keep"
+    worse = replace(PERFECT, accuracy=0.96, reference_accuracy=0.99)
+    verdict = judge("int8", worse, measured(SAME), 500, 1000, REFERENCE, GATES)
+    assert verdict.outcome == "reject"
+    assert "accuracy falls by 3.0 points (accuracy drop ≤ 0.01), on 300 labelled samples" in verdict.sentence
+
+
+def test_made_up_inputs_are_named_and_vouch_for_no_accuracy() -> None:
+    made_up = replace(PERFECT, inputs="synthetic", samples=64, accuracy=None, reference_accuracy=None)
+    sentence = judge("fp16", made_up, measured(SAME), 500, 1000, REFERENCE, GATES).sentence
+    assert "100 % of 64 made-up inputs, which say nothing about accuracy" in sentence
+    unlabelled = replace(made_up, inputs="samples")
+    assert "accuracy unknown without labels" in judge("a", unlabelled, None, 500, 1000, None, GATES).sentence
+
+
+def test_thresholds_are_settings() -> None:
+    strict = replace(GATES, min_top1_agreement=1.0)
+    nearly = output(top1_agreement=0.999)
+    assert judge("int8", nearly, measured(SAME), 500, 1000, REFERENCE, GATES).outcome == "keep"
+    assert judge("int8", nearly, measured(SAME), 500, 1000, REFERENCE, strict).outcome == "reject"
+    slow = measured((0.5, 0.49, 0.51))
+    assert judge("int8", PERFECT, slow, 500, 1000, REFERENCE, GATES).outcome == "reject"
+    patient = replace(GATES, max_slowdown=3.0)
+    assert judge("int8", PERFECT, slow, 500, 1000, REFERENCE, patient).outcome == "keep"
+
+
+def test_a_share_is_never_rounded_up_to_all() -> None:
+    assert [share(value) for value in (1.0, 0.9996, 0.123)] == ["100 %", "99.9 %", "12.3 %"]
+
+
+def test_parity_asks_for_closeness_and_equal_classes() -> None:
+    near = output(max_rel=5e-4)
+    assert all(gate.passed for gate in parity_gates(near, GATES))
+    assert {gate.name for gate in parity_gates(output(max_rel=2e-3), GATES) if not gate.passed} == {"parity"}
+    flipped = output(cosine=None, sqnr_db=None, max_rel=0.01, top1_agreement=0.99)
+    assert all(gate.passed for gate in parity_gates(flipped, GATES))
+    wrong = output(cosine=None, sqnr_db=None, max_rel=0.5, top1_agreement=0.5)
+    assert not all(gate.passed for gate in parity_gates(wrong, GATES))
+
+
+def test_the_reference_and_what_does_not_apply_have_sentences_too() -> None:
+    assert reference_verdict(measured(None, 12345), 234_000).sentence == (
+        "The reference: 0.050 ms at batch 1, 12 345 rows/s at batch 16, 234.0 kB."
+    )
+    verdict = not_applicable("int8", "it has no weights.")
+    assert (verdict.outcome, verdict.sentence) == ("not applicable", "int8 does not apply: it has no weights.")
