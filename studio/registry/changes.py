@@ -1,0 +1,140 @@
+"""The operations that change what there is: store first, then journal, then index. Truth before its index, always.
+
+Killed between two of them, the next open finds out and catches up; nothing is half done for those who ask.
+"""
+
+from __future__ import annotations
+
+from studio.core.errors import Conflict, NotFound, Refused
+from studio.core.journal import AliasMove
+from studio.core.manifest import VariantManifest, VersionManifest
+from studio.core.names import Reference, check_alias
+from studio.core.views import VersionRow
+from studio.registry.registry import Registry
+from studio.registry.routes import key_of
+from studio.registry.versions import alias_moves, index, version_row_of
+from studio.store.history import move_of
+
+
+def add_version(registry: Registry, manifest: VersionManifest, actor: str = "engine") -> VersionRow:
+    """Makes a version exist. Raises Conflict if its number is taken, NotFound for a blob that is not stored."""
+    registry.store.manifests.write_version(manifest)
+    subject = f"{manifest.model}:{manifest.version}"
+    entry = registry.store.journal.append("version.added", subject, actor=actor, why=manifest.source.format)
+    index(registry, [entry], version=manifest)
+    return version_row_of(registry, manifest.model, manifest.version)
+
+
+def add_variant(registry: Registry, manifest: VariantManifest, actor: str = "engine") -> VersionRow:
+    """Adds a judged variant to its version. Raises Conflict if it has it already, NotFound."""
+    registry.store.manifests.write_variant(manifest)
+    subject = f"{manifest.model}:{manifest.key}"
+    entry = registry.store.journal.append("variant.added", subject, actor=actor, why=manifest.verdict.outcome)
+    index(registry, [entry], variant=manifest)
+    return version_row_of(registry, manifest.model, manifest.version)
+
+
+def move_alias(
+    registry: Registry, model: str, alias: str, target: str, why: str = "", actor: str = "engine"
+) -> AliasMove:
+    """Points an alias at `target`: `3`, `3-int8`, or another alias. Promoting is moving `production`.
+
+    Raises InvalidInput (malformed, or `latest`), NotFound (nothing servable there), Conflict (it is there already).
+    """
+    check_alias(alias)
+    after = key_of(registry, Reference.of(model, target))
+    before = registry.store.journal.history.aliases.get(model, {}).get(alias, "")
+    if before == after:
+        raise Conflict(f"{model}:{alias} already means {model}:{after}.", "Nothing was changed.")
+    subject = f"{model}:{alias}"
+    entry = registry.store.journal.append("alias.moved", subject, actor=actor, before=before, after=after, why=why)
+    index(registry, [entry])
+    return move_of(entry)
+
+
+def remove_alias(registry: Registry, model: str, alias: str, why: str = "", actor: str = "engine") -> AliasMove:
+    """Takes an alias away. Raises NotFound."""
+    check_alias(alias)
+    before = registry.store.journal.history.aliases.get(model, {}).get(alias, "")
+    if not before:
+        raise NotFound(f"There is no alias {model}:{alias}.", fix=f"See: studio show {model}")
+    entry = registry.store.journal.append("alias.removed", f"{model}:{alias}", actor=actor, before=before, why=why)
+    index(registry, [entry])
+    return move_of(entry)
+
+
+def rollback(registry: Registry, model: str, alias: str, why: str = "", actor: str = "engine") -> AliasMove:
+    """Points an alias back at what it meant before its newest move. Raises NotFound, Conflict."""
+    check_alias(alias)
+    moves = alias_moves(registry, model, alias, limit=1)
+    if not moves:
+        raise NotFound(f"The alias {model}:{alias} has never moved.", fix=f"Set it: studio promote {model}:VERSION")
+    if not moves[0].before:
+        raise Conflict(
+            f"The alias {model}:{alias} has no earlier place to go back to.",
+            f"It was made to mean {moves[0].after}.",
+            "Move it to another version, or remove it.",
+        )
+    return move_alias(
+        registry, model, alias, moves[0].before, why or f"rollback from {moves[0].after or 'removal'}", actor
+    )
+
+
+def undo(registry: Registry, actor: str = "engine") -> AliasMove:
+    """Takes back the newest alias move of the workspace; undoing twice brings it back. Raises NotFound, Conflict."""
+    moves = alias_moves(registry, limit=1)
+    if not moves:
+        raise NotFound("There is nothing to undo.", "No alias has moved yet.")
+    last = moves[0]
+    why = f"undo of {last.before or 'nothing'} → {last.after or 'nothing'}"
+    if last.before:
+        return move_alias(registry, last.model, last.alias, last.before, why, actor)
+    return remove_alias(registry, last.model, last.alias, why, actor)
+
+
+def archive(registry: Registry, model: str, version: int, actor: str = "engine", why: str = "") -> VersionRow:
+    """Takes a version out of service; nothing is deleted. Raises NotFound, Conflict while an alias names it."""
+    if version_row_of(registry, model, version).state == "archived":
+        raise Conflict(f"{model}:{version} is archived already.", "Nothing was changed.")
+    _refuse_named(registry, model, version)
+    entry = registry.store.journal.append("version.archived", f"{model}:{version}", actor=actor, why=why)
+    index(registry, [entry])
+    return version_row_of(registry, model, version)
+
+
+def restore(registry: Registry, model: str, version: int, actor: str = "engine", why: str = "") -> VersionRow:
+    """Brings an archived version back. Raises NotFound, Conflict if it is not archived."""
+    if version_row_of(registry, model, version).state != "archived":
+        raise Conflict(f"{model}:{version} is not archived.", "Nothing was changed.")
+    entry = registry.store.journal.append("version.restored", f"{model}:{version}", actor=actor, why=why)
+    index(registry, [entry])
+    return version_row_of(registry, model, version)
+
+
+def purge(registry: Registry, model: str, version: int, actor: str = "engine", why: str = "") -> int:
+    """Deletes an archived version and what only it needs. Returns the bytes freed. Can not be undone.
+
+    Raises NotFound, Refused unless it is archived, Conflict while an alias names it.
+    """
+    if version_row_of(registry, model, version).state != "archived":
+        raise Refused(
+            f"{model}:{version} is not archived.",
+            "Only what was taken out of service before can be deleted.",
+            f"Archive it first: studio archive {model}:{version}",
+        )
+    _refuse_named(registry, model, version)
+    entry = registry.store.journal.append("version.purged", f"{model}:{version}", actor=actor, why=why)
+    freed = registry.store.purge(model, version)
+    index(registry, [entry])
+    return freed
+
+
+def _refuse_named(registry: Registry, model: str, version: int) -> None:
+    aliases = registry.store.journal.history.aliases.get(model, {})
+    for alias, key in sorted(aliases.items()):
+        if Reference.of(model, key).version == version:
+            raise Conflict(
+                f"{model}:{version} is in use: the alias '{alias}' means it.",
+                f"Callers of {model}:{alias} would be left without an answer.",
+                f"Move or remove the alias '{alias}' first.",
+            )

@@ -1,0 +1,96 @@
+"""The routing table: every version that is not archived, as the server needs to know it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from studio.core import codec
+from studio.core.errors import NotFound
+from studio.core.names import LATEST, PRODUCTION, REFERENCE_VARIANT, Reference, variant_key
+from studio.core.routing import ModelRoutes, RoutingTable, Target
+from studio.registry.registry import Registry
+from studio.store.blobs import Blobs
+
+
+def routing_table(registry: Registry, generation: int) -> RoutingTable:
+    """Everything that can be asked for. Only models that changed since the last call are built again.
+
+    Of each version: its reference graph, and every variant with a graph that was kept, found not distinguishable, or
+    rejected (those answer by full reference only, as no alias is moved there by us). `latest` is among the aliases.
+    The bare name means `production`, else the newest version. `pinned` are the targets that a name other than their
+    full reference leads to. Raises Unavailable.
+    """
+    _refresh(registry)
+    pinned = sorted(
+        {
+            routes.targets[key].name
+            for routes in registry.routes.values()
+            for key in (routes.primary, *routes.aliases.values())
+        }
+    )
+    return RoutingTable(generation=generation, models=dict(registry.routes), pinned=tuple(pinned))
+
+
+def key_of(registry: Registry, reference: Reference) -> str:
+    """The variant key, `3-int8`, of what a reference means now. Raises NotFound."""
+    _refresh(registry)
+    routes = registry.routes.get(reference.model)
+    target = routes.resolve(str(reference).partition(":")[2]) if routes else None
+    if target is None:
+        raise NotFound(
+            f"Nothing that can be served is called {reference}.",
+            "There is no such model, version, variant or alias, or it is archived or has no graph.",
+            f"See which there are: studio ls {reference.model}",
+        )
+    return target.key
+
+
+def _refresh(registry: Registry) -> None:
+    stale = registry.stale
+    if stale is not None and not stale:
+        return
+    models = None if stale is None else sorted(stale)
+    built = _build(registry, models)
+    if models is None:
+        registry.routes = built
+    else:
+        for model in models:
+            registry.routes.pop(model, None)
+        registry.routes |= built
+    registry.stale = set()
+
+
+def _build(registry: Registry, models: list[str] | None) -> dict[str, ModelRoutes]:
+    database, blobs = registry.database, registry.store.blobs
+    wanted = "" if models is None else "AND v.model IN (SELECT unnest(?::VARCHAR[]))"
+    values = [] if models is None else [models]
+    targets: dict[str, dict[str, Target]] = {}
+    newest: dict[str, int] = {}
+    for model, version, document in database.rows(
+        f"SELECT v.model, v.version, v.target FROM versions v WHERE NOT v.archived {wanted}",  # noqa: S608
+        values,
+    ):
+        newest[model] = max(version, newest.get(model, 0))
+        targets.setdefault(model, {})[variant_key(version, REFERENCE_VARIANT)] = _target(blobs, document)
+    for model, version, variant, document in database.rows(
+        "SELECT v.model, v.version, v.variant, v.target FROM variants v JOIN versions w "  # noqa: S608
+        "ON w.model = v.model AND w.version = v.version "
+        f"WHERE v.target IS NOT NULL AND v.variant <> 'fp32' AND NOT w.archived {wanted}",
+        values,
+    ):
+        targets[model][variant_key(version, variant)] = _target(blobs, document)
+    return {
+        model: _routes(model, newest[model], known, registry.store.journal.history.aliases.get(model, {}))
+        for model, known in targets.items()
+    }
+
+
+def _target(blobs: Blobs, document: str) -> Target:
+    target = codec.decode(document, Target)
+    return replace(target, path=str(blobs.path(target.sha256)))
+
+
+def _routes(model: str, newest: int, targets: dict[str, Target], aliases: dict[str, str]) -> ModelRoutes:
+    latest = variant_key(newest, REFERENCE_VARIANT)
+    live = {alias: key for alias, key in sorted(aliases.items()) if key in targets} | {LATEST: latest}
+    return ModelRoutes(model=model, primary=live.get(PRODUCTION, latest), aliases=live, targets=targets)

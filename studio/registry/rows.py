@@ -1,0 +1,146 @@
+"""Manifests and journal entries as rows of the index. Keys are column names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studio.core import codec
+from studio.core.journal import Entry
+from studio.core.manifest import Fidelity, Graph, VariantManifest, VersionManifest
+from studio.core.names import REFERENCE_VARIANT, Reference
+from studio.core.routing import Target
+from studio.store.history import subject_of, version_of
+
+Row = dict[str, Any]
+
+SERVABLE = frozenset({"reference", "keep", "not distinguishable", "reject"})
+"""Outcomes whose graph can be asked for by full reference: a rejected variant may still be looked at."""
+
+# Column types per table: how JSON is read back, and the order of multi-row inserts.
+COLUMNS: dict[str, dict[str, str]] = {
+    "versions": {
+        "model": "VARCHAR",
+        "version": "INTEGER",
+        "created": "VARCHAR",
+        "format": "VARCHAR",
+        "digest": "VARCHAR",
+        "size": "BIGINT",
+        "fidelity": "DOUBLE",
+        "accuracy": "DOUBLE",
+        "title": "VARCHAR",
+        "tags": "VARCHAR[]",
+        "archived": "BOOLEAN",
+        "target": "VARCHAR",
+    },
+    "variants": {
+        "model": "VARCHAR",
+        "version": "INTEGER",
+        "variant": "VARCHAR",
+        "outcome": "VARCHAR",
+        "sentence": "VARCHAR",
+        "size": "BIGINT",
+        "p50": "DOUBLE",
+        "throughput": "DOUBLE",
+        "peak_memory": "BIGINT",
+        "fidelity": "DOUBLE",
+        "accuracy": "DOUBLE",
+        "speedup": "DOUBLE",
+        "target": "VARCHAR",
+    },
+    "aliases": {"model": "VARCHAR", "alias": "VARCHAR", "version": "INTEGER", "variant": "VARCHAR"},
+    "unreadable": {"model": "VARCHAR", "version": "INTEGER", "variant": "VARCHAR", "what": "VARCHAR"},
+    "journal": {
+        "seq": "BIGINT",
+        "moment": "VARCHAR",
+        "actor": "VARCHAR",
+        "action": "VARCHAR",
+        "subject": "VARCHAR",
+        "before": "VARCHAR",
+        "after": "VARCHAR",
+        "why": "VARCHAR",
+        "prev": "VARCHAR",
+        "hash": "VARCHAR",
+        "model": "VARCHAR",
+        "version": "INTEGER",
+    },
+}
+
+
+def worst_cosine(fidelity: Fidelity | None) -> float | None:
+    """The lowest cosine over all outputs; None where no output defines one."""
+    if fidelity is None:
+        return None
+    return min((out.cosine for out in fidelity.outputs if out.cosine is not None), default=None)
+
+
+def version_row(manifest: VersionManifest, archived: bool) -> Row:
+    """Row of `versions`. `target` is the reference graph's routing target as JSON, its path left empty."""
+    return {
+        "model": manifest.model,
+        "version": manifest.version,
+        "created": manifest.created,
+        "format": manifest.source.format,
+        "digest": manifest.source.digest,
+        "size": manifest.graph.size,
+        "fidelity": worst_cosine(manifest.parity),
+        "accuracy": manifest.parity.accuracy,
+        "title": manifest.title,
+        "tags": list(manifest.tags),
+        "archived": archived,
+        "target": _target(manifest, REFERENCE_VARIANT, manifest.graph),
+    }
+
+
+def variant_row(manifest: VariantManifest, version: VersionManifest | None) -> Row:
+    """Row of `variants`. `target` is None for what can not be served; the signature is that of its version."""
+    measurement = manifest.measurement
+    servable = manifest.graph is not None and manifest.verdict.outcome in SERVABLE and version is not None
+    return {
+        "model": manifest.model,
+        "version": manifest.version,
+        "variant": manifest.variant,
+        "outcome": manifest.verdict.outcome,
+        "sentence": manifest.verdict.sentence,
+        "size": manifest.graph.size if manifest.graph else 0,
+        "p50": measurement.p50 if measurement and measurement.latency else None,
+        "throughput": measurement.throughput if measurement else None,
+        "peak_memory": measurement.peak_memory if measurement else None,
+        "fidelity": worst_cosine(manifest.fidelity),
+        "accuracy": manifest.fidelity.accuracy if manifest.fidelity else None,
+        "speedup": measurement.speedup.value if measurement and measurement.speedup else None,
+        "target": _target(version, manifest.variant, manifest.graph)
+        if servable and version is not None and manifest.graph is not None
+        else None,
+    }
+
+
+def alias_row(model: str, alias: str, key: str) -> Row:
+    """Row of `aliases` for a variant key such as `3-int8`; a bare version means its reference variant."""
+    reference = Reference.of(model, key)
+    return {
+        "model": model,
+        "alias": alias,
+        "version": reference.version,
+        "variant": reference.variant or REFERENCE_VARIANT,
+    }
+
+
+def journal_row(entry: Entry) -> Row:
+    """Row of `journal`; `version` is that of the subject, None for aliases."""
+    model, tail = subject_of(entry)
+    row: Row = codec.builtins(entry)
+    row["moment"] = row.pop("at")
+    return row | {"model": model, "version": version_of(tail)}
+
+
+def _target(version: VersionManifest, variant: str, graph: Graph) -> str:
+    target = Target(
+        model=version.model,
+        version=version.version,
+        variant=variant,
+        path="",
+        sha256=graph.file.sha256,
+        signature=version.signature,
+        class_labels=version.class_labels,
+    )
+    return codec.encode(target).decode()

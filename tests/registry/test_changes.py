@@ -1,0 +1,154 @@
+"""Operations that change things, and the routing table that follows from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
+from studio.core.names import Reference
+from studio.registry.changes import (
+    add_variant,
+    add_version,
+    archive,
+    move_alias,
+    purge,
+    remove_alias,
+    restore,
+    rollback,
+    undo,
+)
+from studio.registry.registry import Registry
+from studio.registry.routes import key_of, routing_table
+from studio.registry.versions import list_versions, model_detail
+
+from .samples import SIGNATURE, variant, version
+
+
+@pytest.fixture
+def digits(registry: Registry) -> Registry:
+    blobs = registry.store.blobs
+    for number in (1, 2, 3):
+        add_version(registry, version(blobs, number=number))
+        add_variant(registry, variant(blobs, number=number, name="fp32", outcome="reference"))
+        add_variant(registry, variant(blobs, number=number, name="int8"))
+    return registry
+
+
+def production(registry: Registry) -> str:
+    return routing_table(registry, 0).models["digits"].primary
+
+
+def test_aliases_move_to_what_can_be_served_only(digits: Registry) -> None:
+    move = move_alias(digits, "digits", "production", "2-int8", "faster", "tui")
+    assert (move.before, move.after, move.why, move.actor) == ("", "2-int8", "faster", "tui")
+    assert move_alias(digits, "digits", "candidate", "production").after == "2-int8"
+    assert move_alias(digits, "digits", "candidate", "latest").after == "3-fp32"
+    with pytest.raises(Conflict, match="already"):
+        move_alias(digits, "digits", "production", "2-int8")
+    for target in ("9", "2-int4", "nobody"):
+        with pytest.raises(NotFound):
+            move_alias(digits, "digits", "production", target)
+    with pytest.raises(NotFound):
+        move_alias(digits, "other", "production", "1")
+    with pytest.raises(InvalidInput):
+        move_alias(digits, "digits", "latest", "1")
+    with pytest.raises(NotFound):
+        remove_alias(digits, "digits", "nobody")
+
+
+def test_rollback_and_undo(digits: Registry) -> None:
+    with pytest.raises(NotFound):
+        rollback(digits, "digits", "production")
+    with pytest.raises(NotFound):
+        undo(digits)
+    move_alias(digits, "digits", "production", "1")
+    with pytest.raises(Conflict, match="no earlier place"):
+        rollback(digits, "digits", "production")
+    move_alias(digits, "digits", "production", "2-int8")
+    assert rollback(digits, "digits", "production").after == "1-fp32"
+    assert production(digits) == "1-fp32"
+    assert undo(digits).after == "2-int8"
+    move_alias(digits, "digits", "candidate", "3")
+    assert undo(digits).after == ""
+    assert "candidate" not in model_detail(digits, "digits").aliases
+    assert undo(digits).after == "3-fp32"
+
+
+def test_archiving_is_refused_while_an_alias_would_be_left_without_an_answer(digits: Registry) -> None:
+    move_alias(digits, "digits", "production", "2-int8")
+    with pytest.raises(Conflict, match="'production' means it"):
+        archive(digits, "digits", 2)
+    assert archive(digits, "digits", 3).state == "archived"
+    with pytest.raises(Conflict):
+        archive(digits, "digits", 3)
+    with pytest.raises(NotFound):
+        move_alias(digits, "digits", "candidate", "3")
+    assert routing_table(digits, 1).models["digits"].aliases == {"production": "2-int8", "latest": "2-fp32"}
+    assert restore(digits, "digits", 3).state == "ready"
+    with pytest.raises(Conflict):
+        restore(digits, "digits", 3)
+
+
+def test_purging_needs_archiving_first_and_removes_all(digits: Registry) -> None:
+    with pytest.raises(Refused, match="not archived"):
+        purge(digits, "digits", 1)
+    archive(digits, "digits", 1)
+    before = sum(path.stat().st_size for path in digits.store.blobs.folder.iterdir())
+    freed = purge(digits, "digits", 1)
+    assert freed > 0
+    assert sum(path.stat().st_size for path in digits.store.blobs.folder.iterdir()) == before - freed
+    assert [row.version for row in list_versions(digits, archived=True).rows] == [3, 2]
+    with pytest.raises(NotFound):
+        purge(digits, "digits", 1)
+    assert digits.store.next_version("digits") == 4
+
+
+def test_the_routing_table_holds_all_that_can_be_asked_for(registry: Registry) -> None:
+    blobs = registry.store.blobs
+    add_version(registry, version(blobs))
+    add_variant(registry, variant(blobs, name="int8", outcome="reject"))
+    add_variant(registry, variant(blobs, name="fp16", outcome="not distinguishable"))
+    add_variant(registry, variant(blobs, name="int4", outcome="not applicable", graph=False))
+    add_variant(registry, variant(blobs, name="int8-static", outcome="not applicable"))
+    add_version(registry, version(blobs, "other"))
+    add_version(registry, version(blobs, "gone"))
+    archive(registry, "gone", 1)
+    table = routing_table(registry, 7)
+    assert table.generation == 7
+    assert set(table.models) == {"digits", "other"}
+    assert set(table.models["digits"].targets) == {"1-fp32", "1-int8", "1-fp16"}
+    assert table.pinned == ("digits:1-fp32", "other:1-fp32")
+    target = table.resolve(Reference.parse("digits:1-int8"))
+    assert target is not None
+    assert (target.name, target.signature, target.class_labels) == ("digits:1-int8", SIGNATURE, tuple("0123456789"))
+    assert blobs.path(target.sha256).read_bytes() == b"digits 1 int8"
+    assert target.path == str(blobs.path(target.sha256))
+    move_alias(registry, "digits", "production", "1-fp16")
+    assert routing_table(registry, 8).pinned == ("digits:1-fp16", "digits:1-fp32", "other:1-fp32")
+    assert table.models["digits"].primary == "1-fp32"  # the earlier value did not change
+    restore(registry, "gone", 1)
+    assert "gone" in routing_table(registry, 9).models
+
+
+@pytest.mark.parametrize(
+    ("reference", "key"),
+    [
+        ("digits", "2-int8"),
+        ("digits:production", "2-int8"),
+        ("digits:latest", "3-fp32"),
+        ("digits:1", "1-fp32"),
+        ("digits:1-int8", "1-int8"),
+    ],
+)
+def test_references_mean_one_variant(digits: Registry, reference: str, key: str) -> None:
+    move_alias(digits, "digits", "production", "2-int8")
+    assert key_of(digits, Reference.parse(reference)) == key
+
+
+def test_routes_after_a_restart_are_the_same(digits: Registry) -> None:
+    move_alias(digits, "digits", "production", "2-int8")
+    archive(digits, "digits", 1)
+    before = routing_table(digits, 1)
+    digits.close()
+    with Registry.open(digits.store.workspace) as again:
+        assert routing_table(again, 1) == before
