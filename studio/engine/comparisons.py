@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from studio.core.comparison import Arm, Comparison, Plan
-from studio.core.errors import Conflict, InvalidInput, NotFound, Problem, StudioError
+from studio.core.errors import Conflict, InvalidInput, Problem, StudioError
 from studio.core.names import Reference
 from studio.engine.bus import Bus
 from studio.engine.keep import Keep
@@ -33,7 +33,7 @@ class Comparisons:
         self._turn = asyncio.Lock()
 
     async def start(self, plan: Plan) -> Comparison:
-        """Queue a comparison. Raises InvalidInput, NotFound, or Conflict when one waits already."""
+        """Queue a comparison. Raises InvalidInput, or Conflict when one waits already."""
         if not 1 <= len(plan.references) <= len(LABELS):
             raise InvalidInput("A comparison takes 2 to 4 references, a load test one.")
         if not (1 <= plan.seconds <= MAX_SECONDS and 1 <= plan.clients <= MAX_CLIENTS):
@@ -89,10 +89,7 @@ class Comparisons:
     async def get(self, key: str) -> Comparison:
         if key in self._live:
             return self._live[key]
-        for one in await self._keep.list_comparisons():
-            if one.id == key:
-                return one
-        raise NotFound(f"There is no comparison {key!r}.", fix="List them: studio compare --list.")
+        return await self._keep.get_comparison(key)
 
     async def cancel(self, key: str) -> Comparison:
         task = self._tasks.get(key)

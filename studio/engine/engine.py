@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 
 from studio import __version__
-from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
+from studio.core.errors import InvalidInput
 from studio.core.journal import AliasMove
 from studio.core.metrics import RequestLine, Tick
-from studio.core.names import LATEST, Reference, check_alias, check_model_name
-from studio.core.routing import Target
+from studio.core.names import Reference, check_alias, check_model_name
 from studio.core.views import CallExample, ServerStatus, Status, VersionRow
 from studio.engine.arrivals import Arrivals
 from studio.engine.bus import Bus
@@ -28,6 +28,7 @@ from studio.engine.netron import Netron
 from studio.engine.supervisor import Supervisor
 from studio.inbox.add import add as add_to_inbox
 from studio.store.jobs import JobStore
+from studio.store.lock import EngineInfo, publish
 from studio.store.workspace import Workspace
 
 ROLL_UP_TICKS = 60
@@ -40,19 +41,17 @@ class Engine:
         self.workspace = workspace
         settings = workspace.settings
         self.bus = Bus()
-        self.logs = Logs(workspace.logs / "engine.log", self.bus)
+        self.logs = Logs(workspace.engine_log, self.bus)
         self.supervisor = Supervisor(
             settings.serving,
-            workspace.logs / "server.log",
+            workspace.server_log,
             on_status=self._server_changed,
             on_tick=self._tick,
             on_requests=self._requests,
             on_log=lambda level, text: self.logs.add("server", "error" if level == "error" else "info", text),
         )
         self.keep = Keep(workspace, self.bus, self.logs, self.supervisor)
-        job_logs = workspace.logs / "jobs"
-        job_logs.mkdir(parents=True, exist_ok=True)
-        self.jobs = Jobs(JobStore(workspace.jobs), job_logs, self.bus, self.logs, settings.workers.parallel)
+        self.jobs = Jobs(JobStore(workspace.jobs), workspace.job_logs, self.bus, self.logs, settings.workers.parallel)
         self.intake = Intake(workspace, self.keep, self.logs)
         self.lab = Lab(workspace, self.keep, self.logs)
         self.jobs.use(self.intake.run, self.lab.run)
@@ -75,10 +74,14 @@ class Engine:
         for notice in await self.keep.open():
             self.logs.add("engine", "warning", notice)
         await self.supervisor.start()
-        self.workspace.announce(os.getpid(), control_url, self.supervisor.url)
         self.logs.add("engine", "info", f"Engine {__version__} is up for {self.workspace.root}.")
         self.jobs.recover()
         await self.arrivals.start()
+
+    def announce(self) -> None:
+        """Tell clients where the engine answers."""
+        info = EngineInfo(pid=os.getpid(), control_url=self._control_url, serving_url=self.supervisor.url)
+        publish(self.workspace.run, info)
 
     def request_stop(self, why: str) -> None:
         self.logs.add("engine", "info", f"Stopping: {why}.")
@@ -96,7 +99,6 @@ class Engine:
         await self.supervisor.stop()
         self._netron.stop()
         await self.keep.close()
-        self.workspace.unannounce()
         self.bus.close()
         self.logs.close()
 
@@ -124,13 +126,13 @@ class Engine:
             elif line.status >= 400:
                 self.logs.add("requests", "warning", f"{line.protocol} {line.status} {line.error}", line.target, False)
 
-    def _later(self, work: asyncio._CoroutineLike[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._finished)
 
-    def _finished(self, task: asyncio.Future[None]) -> None:
-        self._background.discard(task)  # type: ignore[arg-type]  # ensure_future of a coroutine is a Task
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self.logs.failure("background work failed", error)
 
@@ -165,46 +167,20 @@ class Engine:
         check_alias(alias)
         if not target:
             return await self.keep.remove_alias(model, alias, why, actor)
-        return await self.keep.move_alias(model, alias, self._target(model, target), why, actor)
-
-    def _target(self, model: str, tail: str) -> Target:
-        """From `3`, `3-int8`, an alias, or a whole reference of the same model."""
-        if tail.startswith(f"{model}:"):
-            tail = tail.partition(":")[2]
-        return self.keep.resolve(str(Reference.of(model, tail)))
+        return await self.keep.move_alias(model, alias, target.removeprefix(f"{model}:"), why, actor)
 
     async def rollback(self, model: str, alias: str, why: str, actor: str) -> AliasMove:
         """Point an alias back at what it named before its newest move."""
-        moves = await self.keep.alias_moves(model, alias)
-        if not moves:
-            raise NotFound(f"The alias {model}:{alias} has never moved.", fix=f"Set it: studio promote {model}:VERSION.")
-        before = moves[0].before
-        if not before:
-            raise Conflict(
-                f"The alias {model}:{alias} had no earlier place to go back to.",
-                f"It was set to {moves[0].after} when it was made.",
-                f"Remove it with: studio alias {model} {alias} --rm.",
-            )
-        return await self.move_alias(model, alias, before, why or f"rollback from {moves[0].after}", actor)
+        check_model_name(model)
+        return await self.keep.rollback(model, alias, why, actor)
 
     async def undo(self, actor: str) -> AliasMove:
         """Take back the newest alias move of the workspace."""
-        move = await self.keep.newest_move()
-        if move is None:
-            raise NotFound("There is nothing to undo.", "No alias has moved yet.")
-        return await self.move_alias(move.model, move.alias, move.before, f"undo of {move.after or 'removal'}", actor)
+        return await self.keep.undo(actor)
 
     async def archive(self, reference: str, actor: str) -> VersionRow:
         """Take a version out of service. Raises Conflict while an alias names it."""
         model, version = self._version(reference)
-        row = (await self.keep.version_detail(model, version)).row
-        held = [alias for alias in row.aliases if alias != LATEST]
-        if held:
-            raise Conflict(
-                f"{model}:{version} can not be archived while '{held[0]}' points at it.",
-                "Callers of that name would be left without an answer.",
-                f"Move or remove it first: studio alias {model} {held[0]} --rm.",
-            )
         return await self.keep.archive(model, version, actor)
 
     async def restore(self, reference: str, actor: str) -> VersionRow:
@@ -217,13 +193,6 @@ class Engine:
         if confirm != f"{model}:{version}":
             raise InvalidInput(
                 f"Type {model}:{version} to confirm.", "A purge deletes files for good and can not be undone."
-            )
-        row = (await self.keep.version_detail(model, version)).row
-        if row.state != "archived":
-            raise Refused(
-                f"{model}:{version} is not archived.",
-                "Only what was taken out of service can be deleted for good.",
-                f"Archive it first: studio rm {model}:{version}.",
             )
         return await self.keep.purge(model, version, actor)
 

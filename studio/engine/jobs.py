@@ -39,6 +39,7 @@ class Jobs:
         self._room = {"intake": asyncio.Semaphore(parallel), "lab": asyncio.Semaphore(1)}
         self._lanes: dict[str, Lane] = {}
         self._told: dict[str, float] = {}
+        self._cancelling: set[asyncio.Task[None]] = set()
 
     def use(self, intake: Lane, lab: Lane) -> None:
         """What each lane does with a job."""
@@ -74,10 +75,12 @@ class Jobs:
         """Whether a finished job has dealt with exactly these files, unchanged since."""
         return any(job.finished and job.fingerprint == fingerprint for job in self._jobs.values())
 
-    def find(self, stem: str) -> Job | None:
-        """The newest unfinished job of a stem."""
-        jobs = [job for job in self._jobs.values() if job.stem == stem and not job.finished]
-        return max(jobs, key=lambda job: job.created, default=None)
+    def is_working_on(self, fingerprint: str) -> bool:
+        """Whether an unfinished job has exactly these files."""
+        return any(not job.finished and job.fingerprint == fingerprint for job in self._jobs.values())
+
+    def unfinished(self, stem: str) -> list[Job]:
+        return [job for job in self._jobs.values() if job.stem == stem and not job.finished]
 
     # -- changing
 
@@ -168,7 +171,9 @@ class Jobs:
         except Exception as error:  # the engine must outlive any fault in a job
             self._logs.failure("a job failed unexpectedly", error, key)
             what = "The engine failed on this arrival."
-            self._fail(key, Problem(code="internal", what=what, why=f"{type(error).__name__}: {error}.", fix="Retry it."))
+            self._fail(
+                key, Problem(code="internal", what=what, why=f"{type(error).__name__}: {error}.", fix="Retry it.")
+            )
         finally:
             self._tasks.pop(key, None)
             self._told.pop(key, None)
@@ -187,6 +192,16 @@ class Jobs:
             return self.get(key)
         self.update(replace(self.get(key), problem=Cancelled(f"{job.stem}: {note}.").problem), durable=False)
         return self.finish(key, "cancelled", note)
+
+    def cancel_soon(self, key: str, note: str) -> None:
+        """Cancel without waiting for the end of it."""
+        task = asyncio.create_task(self._cancel_quietly(key, note), name=f"cancel {key}")
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel_quietly(self, key: str, note: str) -> None:
+        if not self.get(key).finished:
+            await self.cancel(key, note)
 
     async def _stop_task(self, key: str) -> None:
         task = self._tasks.get(key)
@@ -237,11 +252,6 @@ class Jobs:
             else:
                 self._logs.add("job", "info", f"{job.stem}: taken up again after a restart", job.id)
                 self._start_again(job, attempt=job.attempt + 1)
-
-    def forget(self, key: str) -> None:
-        """Drop a job that came to nothing (its file vanished before it settled)."""
-        self._jobs.pop(key, None)
-        self._store.delete(key)
 
     async def stop(self) -> None:
         """Stop what runs without marking it: the next engine takes it up again, as its first attempt."""

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from studio.core.comparison import Comparison
 from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
+from studio.core.events import EventKind
 from studio.core.journal import AliasMove, Entry
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.metrics import Point, Tick
@@ -24,13 +25,14 @@ from studio.core.views import ModelDetail, VersionDetail, VersionPage, VersionRo
 from studio.engine.bus import Bus
 from studio.engine.logs import Logs
 from studio.engine.supervisor import Supervisor
+from studio.registry import changes, comparisons, series, versions
 from studio.registry.registry import Registry
-from studio.registry.routing import routing_table
-from studio.store.history import move_of
+from studio.registry.routes import routing_table
 from studio.store.store import Store
 from studio.store.workspace import Workspace
 
 T = TypeVar("T")
+MAX_EXAMPLE = 64 * 1024 * 1024
 
 
 class Keep:
@@ -40,7 +42,6 @@ class Keep:
         self._workspace, self._bus, self._logs, self._supervisor = workspace, bus, logs, supervisor
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self._changing = asyncio.Lock()
-        self._store: Store | None = None
         self._registry: Registry | None = None
         self._table = RoutingTable()
         self.notices: tuple[str, ...] = ()
@@ -50,16 +51,10 @@ class Keep:
     async def open(self) -> list[str]:
         """Open and repair store and registry. Returns what had to be repaired, in words."""
 
-        def work() -> list[str]:
-            self._store = Store.open(self._workspace)
-            self._registry = Registry.open(self._workspace, self._store)
-            problems = [problem.sentence() for problem in (*self._store.problems, *self._registry.problems)]
-            return [*self._store.notices, *self._registry.notices, *problems]
-
-        notices = await self._run(work)
-        self.notices = tuple(notices)
+        self._registry = await self._run(lambda: Registry.open(self._workspace))
+        self.notices = tuple(self._registry.notices)
         await self._refresh_routes()
-        return notices
+        return list(self.notices)
 
     async def close(self) -> None:
         def work() -> None:
@@ -71,9 +66,7 @@ class Keep:
 
     @property
     def store(self) -> Store:
-        if self._store is None:
-            raise Conflict("The engine is still starting.")
-        return self._store
+        return self.registry.store
 
     @property
     def registry(self) -> Registry:
@@ -110,7 +103,7 @@ class Keep:
 
     async def find_digest(self, digest: str, model: str) -> int | None:
         """The version of `model` that was made from exactly this content, archived ones included."""
-        return await self._run(lambda: self.registry.find_digest(model, digest))
+        return await self._run(lambda: versions.find_digest(self.registry, model, digest))
 
     async def add_version(self, draft: VersionManifest) -> VersionManifest:
         """Register a version; its number is given here. The blobs that it names are stored already."""
@@ -118,31 +111,18 @@ class Keep:
 
             def work() -> VersionManifest:
                 manifest = replace(draft, version=self.store.next_version(draft.model))
-                self.store.manifests.write_version(manifest)
-                subject = f"{manifest.model}:{manifest.version}"
-                entry = self.store.journal.append("version.added", subject, actor="engine", after=draft.source.digest)
-                self.registry.index_version(manifest, entry)
+                changes.add_version(self.registry, manifest)
                 return manifest
 
             manifest = await self._run(work)
             await self._refresh_routes()
-        change = {"model": manifest.model, "version": manifest.version, "change": "added"}
-        self._bus.publish("version", change)
-        self._logs.add("audit", "info", "version added", f"{manifest.model}:{manifest.version}")
+        self._told_version(manifest.model, manifest.version, "added")
         return manifest
 
     async def add_variant(self, manifest: VariantManifest) -> None:
         """Register a variant with its evidence."""
-        subject = f"{manifest.model}:{manifest.key}"
         async with self._changing:
-
-            def work() -> None:
-                self.store.manifests.write_variant(manifest)
-                why = manifest.verdict.sentence
-                entry = self.store.journal.append("variant.added", subject, actor="engine", why=why)
-                self.registry.index_variant(manifest, entry)
-
-            await self._run(work)
+            await self._run(lambda: changes.add_variant(self.registry, manifest))
             if manifest.graph is not None and not manifest.is_reference:
                 await self._refresh_routes()
         change = {
@@ -151,106 +131,87 @@ class Keep:
             "variant": manifest.variant,
             "outcome": manifest.verdict.outcome,
         }
-        self._bus.publish("variant", change)
-        self._logs.add("audit", "info", f"variant added. {manifest.verdict.sentence}", subject)
+        self._tell("variant", change, f"variant added. {manifest.verdict.sentence}", f"{manifest.model}:{manifest.key}")
+
+    def _told_version(self, model: str, version: int, change: Literal["added", "archived", "restored", "purged"]) -> None:
+        value = {"model": model, "version": version, "change": change}
+        self._tell("version", value, f"version {change}", f"{model}:{version}")
+
+    def _tell(self, kind: EventKind, value: Any, text: str, subject: str) -> None:
+        self._bus.publish(kind, value)
+        self._logs.add("audit", "info", text, subject)
 
     # -- aliases
 
-    async def move_alias(self, model: str, alias: str, target: Target, why: str, actor: str) -> AliasMove:
-        """Point an alias at a target. Raises Refused when the server can not load it; then nothing has changed."""
+    async def move_alias(self, model: str, alias: str, tail: str, why: str, actor: str) -> AliasMove:
+        """Point an alias at `3`, `3-int8` or another alias.
+
+        Raises InvalidInput, NotFound, Conflict, and Refused when the server can not load the target; then nothing moved.
+        """
         async with self._changing:
-            before = self._aliases(model).get(alias, "")
-            if before == target.key:
-                raise Conflict(f"{model}:{alias} names {target.key} already.")
-            errors = await self._refresh_routes(also_pinned=(target.name,))
-            if target.name in errors:
-                raise Refused(
-                    f"{model}:{alias} stays at {before or 'nothing'}: {target.name} could not be loaded.",
-                    errors[target.name],
-                    "Look at the server's log: studio logs --source server.",
-                )
-            return await self._journal_move(model, alias, before, target.key, why, actor)
+            await self._warm(self.resolve(str(Reference.of(model, tail))))
+            return await self._moved(lambda: changes.move_alias(self.registry, model, alias, tail, why, actor))
 
     async def remove_alias(self, model: str, alias: str, why: str, actor: str) -> AliasMove:
         async with self._changing:
-            before = self._aliases(model).get(alias, "")
-            if not before:
-                raise NotFound(f"There is no alias {model}:{alias}.")
-            return await self._journal_move(model, alias, before, "", why, actor)
+            return await self._moved(lambda: changes.remove_alias(self.registry, model, alias, why, actor))
 
-    def _aliases(self, model: str) -> dict[str, str]:
-        return self.store.journal.history.aliases.get(model, {})
+    async def rollback(self, model: str, alias: str, why: str, actor: str) -> AliasMove:
+        """Point an alias back at what it meant before its newest move."""
+        async with self._changing:
+            await self._warm_earlier(model, alias)
+            return await self._moved(lambda: changes.rollback(self.registry, model, alias, why, actor))
 
-    async def _journal_move(
-        self, model: str, alias: str, before: str, after: str, why: str, actor: str
-    ) -> AliasMove:
-        subject = f"{model}:{alias}"
+    async def undo(self, actor: str) -> AliasMove:
+        """Take back the newest alias move of the workspace."""
+        async with self._changing:
+            await self._warm_earlier(None, None)
+            return await self._moved(lambda: changes.undo(self.registry, actor))
 
-        def work() -> Entry:
-            action = "alias.moved" if after else "alias.removed"
-            entry = self.store.journal.append(action, subject, actor=actor, before=before, after=after, why=why)
-            self.registry.index_entry(entry)
-            return entry
+    async def _warm_earlier(self, model: str | None, alias: str | None) -> None:
+        moves = await self._run(lambda: versions.alias_moves(self.registry, model, alias, limit=1))
+        if moves and moves[0].before:
+            await self._warm(self.resolve(f"{moves[0].model}:{moves[0].before}"))
 
-        move = move_of(await self._run(work))
+    async def _warm(self, target: Target) -> None:
+        errors = await self._refresh_routes(also_pinned=(target.name,))
+        if target.name in errors:
+            raise Refused(
+                f"Nothing moved: {target.name} could not be loaded.",
+                errors[target.name],
+                "Look at the server's log: studio logs --source server.",
+            )
+
+    async def _moved(self, change: Callable[[], AliasMove]) -> AliasMove:
+        move = await self._run(change)
         await self._refresh_routes()
-        self._bus.publish("alias", move)
-        self._logs.add("audit", "info", f"{before or 'nothing'} → {after or 'removed'}. {why}".strip(), subject)
+        text = f"{move.before or 'nothing'} → {move.after or 'removed'}. {move.why}".strip()
+        self._tell("alias", move, text, f"{move.model}:{move.alias}")
         return move
-
-    async def alias_moves(self, model: str, alias: str) -> list[AliasMove]:
-        """Moves of one alias, newest first."""
-        moves = self.store.journal.history.moves
-        return [move for move in reversed(moves) if (move.model, move.alias) == (model, alias)]
-
-    async def newest_move(self) -> AliasMove | None:
-        moves = self.store.journal.history.moves
-        return moves[-1] if moves else None
 
     # -- removal
 
     async def archive(self, model: str, version: int, actor: str) -> VersionRow:
-        return await self._change_version(model, version, "version.archived", actor)
+        """Take a version out of service. Raises NotFound, and Conflict while an alias names it."""
+        async with self._changing:
+            row = await self._run(lambda: changes.archive(self.registry, model, version, actor))
+            await self._refresh_routes()
+        self._told_version(model, version, "archived")
+        return row
 
     async def restore(self, model: str, version: int, actor: str) -> VersionRow:
-        return await self._change_version(model, version, "version.restored", actor)
-
-    async def _change_version(self, model: str, version: int, action: str, actor: str) -> VersionRow:
         async with self._changing:
-            detail = await self.version_detail(model, version)
-            archived = detail.row.state == "archived"
-            if archived == (action == "version.archived"):
-                raise Conflict(f"{model}:{version} is {'archived' if archived else 'not archived'} already.")
-
-            def work() -> VersionRow:
-                subject = f"{model}:{version}"
-                if action == "version.archived":
-                    entry = self.store.journal.append("version.archived", subject, actor=actor)
-                else:
-                    entry = self.store.journal.append("version.restored", subject, actor=actor)
-                self.registry.index_entry(entry)
-                return self.registry.version_detail(model, version).row
-
-            row = await self._run(work)
+            row = await self._run(lambda: changes.restore(self.registry, model, version, actor))
             await self._refresh_routes()
-        self._bus.publish("version", {"model": model, "version": version, "change": action.partition(".")[2]})
-        self._logs.add("audit", "info", action.partition(".")[2], f"{model}:{version}")
+        self._told_version(model, version, "restored")
         return row
 
     async def purge(self, model: str, version: int, actor: str) -> int:
-        """Delete an archived version. Returns the bytes freed."""
+        """Delete an archived version for good. Returns the bytes freed. Raises NotFound, Refused, Conflict."""
         async with self._changing:
-
-            def work() -> int:
-                entry = self.store.journal.append("version.purged", f"{model}:{version}", actor=actor)
-                freed = self.store.purge(model, version)
-                self.registry.index_entry(entry)
-                return freed
-
-            freed = await self._run(work)
+            freed = await self._run(lambda: changes.purge(self.registry, model, version, actor))
             await self._refresh_routes()
-        self._bus.publish("version", {"model": model, "version": version, "change": "purged"})
-        self._logs.add("audit", "warning", f"purged, {freed} bytes freed", f"{model}:{version}")
+        self._told_version(model, version, "purged")
         return freed
 
     # -- reading
@@ -259,26 +220,22 @@ class Keep:
         self, filter: str, sort: str, descending: bool, archived: bool, offset: int, limit: int
     ) -> VersionPage:
         return await self._run(
-            lambda: self.registry.list_versions(filter, sort, descending, archived, offset, limit)
+            lambda: versions.list_versions(self.registry, filter, sort, descending, archived, offset, limit)
         )
 
     async def model_detail(self, model: str) -> ModelDetail:
-        return await self._run(lambda: self.registry.model_detail(model))
+        return await self._run(lambda: versions.model_detail(self.registry, model))
 
     async def version_detail(self, model: str, version: int) -> VersionDetail:
-        return await self._run(lambda: self.registry.version_detail(model, version))
-
-    async def variants_of(self, model: str, version: int) -> dict[str, VariantManifest]:
-        """The variant manifests that a version has so far."""
-        detail = await self.version_detail(model, version)
-        return {variant.variant: variant for variant in detail.variants}
+        return await self._run(lambda: versions.version_detail(self.registry, model, version))
 
     async def counts(self) -> tuple[int, int]:
         """How many models and versions there are, archived ones not counted."""
-        return await self._run(lambda: self.registry.counts())
+        counts = await self._run(lambda: versions.counts(self.registry))
+        return counts.models, counts.versions
 
     async def journal_entries(self, limit: int) -> list[Entry]:
-        return await self._run(lambda: self.registry.journal(limit))
+        return await self._run(lambda: versions.journal(self.registry, limit))
 
     async def example(self, target: Target) -> tuple[bytes, Path]:
         """A request body that the target answers, and a file that holds it. Raises NotFound where there is none."""
@@ -287,7 +244,7 @@ class Keep:
         if example is None:
             raise NotFound(f"There is no example request for {target.model}:{target.version}.")
         path = self.store.blobs.path(example.sha256)
-        if example.size > 64 * 1024 * 1024:
+        if example.size > MAX_EXAMPLE:
             raise InvalidInput(f"The example of {target.name} is too large to show.", fix=f"It lies at {path}.")
         return await asyncio.to_thread(path.read_bytes), path
 
@@ -297,17 +254,20 @@ class Keep:
         """Keep one second of figures; now and then thin out old ones."""
 
         def work() -> None:
-            self.registry.insert_samples(tick.samples)
+            series.insert_samples(self.registry, tick.samples)
             if roll_up:
-                self.registry.roll_up(tick.at)
+                series.roll_up(self.registry, tick.at, self._workspace.settings.history)
 
         await self._run(work)
 
     async def points(self, target: str, since: float, until: float, step: int) -> list[Point]:
-        return await self._run(lambda: self.registry.points(target, since, until, step))
+        return await self._run(lambda: series.points(self.registry, target, since, until, step))
 
     async def save_comparison(self, comparison: Comparison) -> None:
-        await self._run(lambda: self.registry.save_comparison(comparison))
+        await self._run(lambda: comparisons.save_comparison(self.registry, comparison))
+
+    async def get_comparison(self, key: str) -> Comparison:
+        return await self._run(lambda: comparisons.get_comparison(self.registry, key))
 
     async def list_comparisons(self) -> list[Comparison]:
-        return await self._run(lambda: self.registry.list_comparisons())
+        return await self._run(lambda: comparisons.list_comparisons(self.registry))

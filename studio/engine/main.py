@@ -21,6 +21,7 @@ from studio.core.errors import StudioError
 from studio.engine.api.app import create_app
 from studio.engine.engine import Engine
 from studio.store.files import write_atomic
+from studio.store.lock import WorkspaceLock
 from studio.store.workspace import Workspace
 
 
@@ -76,6 +77,9 @@ async def run(workspace: Workspace) -> None:
     try:
         await engine.start(control_url)
         serving = asyncio.create_task(server.run_on(control), name="control API")
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        engine.announce()
         stopping = asyncio.create_task(engine.stopped())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -92,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         workspace = Workspace.open(arguments.workspace)
-        with workspace.lock():
+        with WorkspaceLock.acquire(workspace.run):
             asyncio.run(run(workspace))
     except StudioError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - stderr is this process's only face

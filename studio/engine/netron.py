@@ -53,7 +53,9 @@ class Netron:
             return self._url
         self.stop()
         log_name = self._workspace.logs / "netron.log"
-        raise Unavailable("Netron did not start.", f"It gave no answer within {READY_SECONDS:.0f} s.", f"See {log_name}.")
+        raise Unavailable(
+            "Netron did not start.", f"It gave no answer within {READY_SECONDS:.0f} s.", f"See {log_name}."
+        )
 
     def stop(self) -> None:
         if self._process and self._process.returncode is None:

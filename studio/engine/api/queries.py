@@ -66,9 +66,7 @@ async def version(request: Request, model: str, version: int) -> Response:
 async def resolve(request: Request, reference: str) -> Response:
     """What a reference stands for now."""
     target = engine_of(request).keep.resolve(reference)
-    return answer(
-        {"model": target.model, "version": target.version, "variant": target.variant, "target": target.name}
-    )
+    return answer({"model": target.model, "version": target.version, "variant": target.variant, "target": target.name})
 
 
 @router.get("/jobs", response_model=list[Job])

@@ -1,0 +1,212 @@
+"""The intake lane: from settled files to a registered version whose reference variant serves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.core.errors import Conflict, Unavailable
+from studio.core.manifest import FileRef, Samples, Source, VersionManifest
+from studio.core.names import model_name_from_stem
+from studio.engine.keep import Keep
+from studio.engine.logs import Logs
+from studio.pipeline.messages import IntakeResult, IntakeTask
+from studio.pipeline.process import Worker, spawn_worker
+from studio.store.journal import utc_now
+from studio.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from studio.core.jobs import Job
+    from studio.engine.jobs import Jobs
+
+CHUNK = 1024 * 1024
+SPARE_SECONDS = 60.0
+
+
+class Intake:
+    """Runs intake tasks. Keeps at most one spare worker, started when something arrives, gone when nothing came of it."""
+
+    def __init__(self, workspace: Workspace, keep: Keep, logs: Logs) -> None:
+        self._workspace, self._keep, self._logs = workspace, keep, logs
+        self._spare: asyncio.Task[Worker] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def expect(self) -> None:
+        """Something arrives: import what its worker will need while it settles."""
+        if self._spare is None:
+            folder = self._workspace.work / f"spare-{id(self):x}-{asyncio.get_running_loop().time():.6f}"
+            self._spare = asyncio.create_task(self._spawn(folder), name="spare worker")
+            self._expiry = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._drop_spare)
+
+    async def _spawn(self, folder: Path) -> Worker:
+        return await spawn_worker(self._workspace.settings.workers, folder, self._workspace.logs / "workers.log", "onnx")
+
+    async def _worker(self, job: str) -> Worker:
+        """The spare worker if it lives, else a fresh one; its output goes to the job's log from now on."""
+        spare, self._spare = self._spare, None
+        if self._expiry:
+            self._expiry.cancel()
+        if spare is not None:
+            worker = await spare
+            if worker.alive:
+                return worker
+        return await self._spawn(self._workspace.work_of(job) / "worker")
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            task = asyncio.create_task(self._close(spare))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    @staticmethod
+    async def _close(spare: asyncio.Task[Worker]) -> None:
+        with suppress(Exception):
+            await (await spare).close()
+
+    async def stop(self) -> None:
+        if self._expiry:
+            self._expiry.cancel()
+        self._drop_spare()
+        if self._closing:
+            await asyncio.wait(set(self._closing))
+
+    async def run(self, jobs: Jobs, key: str) -> None:
+        """The whole lane. Raises StudioError; cancellation kills the worker."""
+        job = jobs.get(key)
+        if job.version is not None:
+            return  # registered before the engine was stopped: only the lab is left
+        model = model_name_from_stem(job.stem)
+        if await self._is_known(jobs, job, model):
+            return
+        work = self._workspace.work_of(key)
+        await asyncio.to_thread(shutil.rmtree, work, True)
+        try:
+            files = await asyncio.to_thread(self._snapshot, job, work / "in")
+            (work / "out").mkdir()
+            jobs.step(key, "recognised", "running")
+            worker = await self._worker(key)
+            try:
+                task = IntakeTask(
+                    files=tuple(str(path) for path in sorted((work / "in").iterdir())),
+                    out=str(work / "out"),
+                    stem=job.stem,
+                    gates=self._workspace.settings.gates,
+                    threads=self._workspace.settings.serving.threads,
+                )
+                result = await worker.run(task, self._progress(jobs, key), log_path=jobs.log_path(key))
+            finally:
+                await worker.close()
+            jobs.step(key, "registered", "running")
+            draft = await asyncio.to_thread(self._manifest, model, job, files, result)
+            manifest = await self._keep.add_version(draft)
+            detail = f"{manifest.model}:{manifest.version} serves"
+            jobs.step(key, "registered", "done", detail)
+            jobs.update(
+                replace(jobs.get(key), model=manifest.model, version=manifest.version, format=manifest.source.format)
+            )
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work, True)
+
+    async def _is_known(self, jobs: Jobs, job: Job, model: str) -> bool:
+        version = await self._keep.find_digest(job.digest, model)
+        if version is None:
+            return False
+        detail = await self._keep.version_detail(model, version)
+        made_by_us = job.attempt > 1 and detail.row.state != "archived"
+        job = jobs.update(replace(job, model=model, version=version, format=detail.manifest.source.format))
+        if not made_by_us:
+            note = f"identical to {model}:{version}; no second version was made"
+            if detail.row.state == "archived":
+                note += f" (it is archived: studio restore {model}:{version})"
+            jobs.finish(job.id, "done", note)
+        else:  # the engine ended between registering the version and writing that into the job
+            for name in ("recognised", "converted", "checked", "registered"):
+                jobs.step(job.id, name, "done", "before the restart")
+        return True
+
+    def _snapshot(self, job: Job, folder: Path) -> list[tuple[Path, str]]:
+        """Copy the arrival's files, hashing what is copied: what is converted is one state, whatever happens meanwhile.
+
+        Returns the copies with their SHA-256. Raises Conflict when the content is no longer what had settled.
+        """
+        folder.mkdir(parents=True)
+        inbox = self._workspace.inbox
+        copies: list[tuple[Path, str]] = []
+        lines: list[str] = []
+        for name in job.files:
+            source = Path(name)
+            relative = source.relative_to(inbox)
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256()
+            try:
+                with source.open("rb") as reading, target.open("wb") as writing:
+                    while chunk := reading.read(CHUNK):
+                        digest.update(chunk)
+                        writing.write(chunk)
+            except FileNotFoundError as error:
+                raise Conflict(
+                    f"{relative} was taken out of the inbox while it was being read.", fix="Drop it again."
+                ) from error
+            except OSError as error:
+                raise Unavailable(
+                    f"{relative} could not be copied for conversion.", f"{error.strerror}.", "Free some disk space, then retry."
+                ) from error
+            copies.append((target, digest.hexdigest()))
+            lines.append(f"{relative.as_posix()}:{digest.hexdigest()}\n")
+        whole = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+        if whole != job.digest:
+            raise Conflict(
+                f"{job.stem} changed in the inbox after it had settled.",
+                "What is there now is a new arrival, and gets a job of its own.",
+            )
+        return copies
+
+    def _manifest(
+        self, model: str, job: Job, files: list[tuple[Path, str]], result: IntakeResult
+    ) -> VersionManifest:
+        """Put every file into the store; the draft of the version that names them."""
+        blobs = self._keep.store.blobs
+
+        def put(path: str | Path, expected: FileRef | None = None) -> FileRef:
+            place = Path(path)
+            reference = blobs.put_file(place, expected=expected.sha256 if expected else None)
+            return replace(reference, name=expected.name if expected else place.name)
+
+        sources = tuple(replace(blobs.put_file(path, expected=digest), name=path.name) for path, digest in files)
+        graph = result.graph
+        weights = tuple(put(path, ref) for path, ref in zip(result.weights_paths, graph.weights, strict=True))
+        stored = replace(graph, file=put(result.graph_path, graph.file), weights=weights)
+        return VersionManifest(
+            model=model,
+            version=1,  # the keep gives the number
+            created=utc_now(),
+            source=Source(format=result.format, files=sources, digest=job.digest),
+            signature=result.signature,
+            graph=stored,
+            parity=result.parity,
+            samples=Samples(kind=result.samples_kind, count=result.samples_count, file=put(result.samples_path)),
+            example=put(result.example_path),
+            machine=result.machine,
+            tools=result.tools,
+            title=result.title,
+            description=result.description,
+            tags=result.tags,
+            class_labels=result.class_labels,
+            notes=result.notes,
+        )
+
+    @staticmethod
+    def _progress(jobs: Jobs, key: str) -> Callable[[str, float | None, str], None]:
+        def tell(step: str, progress: float | None, detail: str) -> None:
+            jobs.step(key, step, "done" if progress is not None and progress >= 1 else "running", detail, progress)
+
+        return tell

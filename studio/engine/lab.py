@@ -1,0 +1,144 @@
+"""The lab lane: measures the reference, then makes and judges each recipe's variant."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.core.errors import StepFailed, StudioError
+from studio.core.manifest import Graph, Measurement, VariantManifest, Verdict, VersionManifest
+from studio.core.names import REFERENCE_VARIANT
+from studio.engine.keep import Keep
+from studio.engine.logs import Logs
+from studio.pipeline.messages import MadeResult, MeasureTask, VariantResult, VariantTask
+from studio.pipeline.process import spawn_worker
+from studio.store.journal import utc_now
+from studio.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from studio.engine.jobs import Jobs
+
+
+class Lab:
+    """Runs the variants of one version after the other, each in workers of its own."""
+
+    def __init__(self, workspace: Workspace, keep: Keep, logs: Logs) -> None:
+        self._workspace, self._keep, self._logs = workspace, keep, logs
+
+    async def run(self, jobs: Jobs, key: str) -> None:
+        """The whole lane. What a version has already is not made again."""
+        job = jobs.get(key)
+        if job.version is None:
+            return
+        detail = await self._keep.version_detail(job.model, job.version)
+        have = {variant.variant: variant for variant in detail.variants}
+        wanted = [REFERENCE_VARIANT, *self._workspace.settings.workers.recipes]
+        missing = [recipe for recipe in wanted if recipe not in have]
+        reference = have[REFERENCE_VARIANT].measurement if REFERENCE_VARIANT in have else None
+        for index, recipe in enumerate(missing):
+            tell = self._progress(jobs, key, recipe, index, len(missing))
+            variant = await self._make(jobs, key, detail.manifest, recipe, reference, tell)
+            if recipe == REFERENCE_VARIANT:
+                reference = variant.measurement
+            await self._keep.add_variant(variant)
+        kept = [name for name, variant in have.items() if variant.verdict.outcome == "keep"]
+        for name in ("optimised", "verified", "measured"):
+            jobs.step(key, name, "done", "" if missing else f"made before: {', '.join(sorted(kept)) or 'none kept'}")
+
+    async def _make(
+        self,
+        jobs: Jobs,
+        key: str,
+        version: VersionManifest,
+        recipe: str,
+        reference: Measurement | None,
+        tell: Callable[[str, float | None, str], None],
+    ) -> VariantManifest:
+        work = self._workspace.work_of(key) / recipe
+        await asyncio.to_thread(shutil.rmtree, work, True)
+        out = work / "out"
+        out.mkdir(parents=True)
+        blobs = self._keep.store.blobs
+        if version.samples.file is None:
+            raise StepFailed(f"{version.model}:{version.version} has no sample inputs to measure with.")
+        task = VariantTask(
+            recipe=recipe,
+            reference=str(blobs.path(version.graph.file.sha256)),
+            out=str(out),
+            samples=str(blobs.path(version.samples.file.sha256)),
+            kind=version.samples.kind,
+            batchable=version.signature.batchable,
+            reference_size=version.graph.size,
+            reference_measurement=reference,
+            gates=self._workspace.settings.gates,
+            threads=self._workspace.settings.serving.threads,
+        )
+        try:
+            made = None
+            if recipe != REFERENCE_VARIANT:
+                made = await self._work(task, work / "make", jobs.log_path(key), tell)
+            measured = await self._work(MeasureTask(variant=task, made=made), work / "measure", jobs.log_path(key), tell)
+            graph = await asyncio.to_thread(self._store, measured) if measured.graph else None
+            return self._manifest(version, recipe, measured, graph)
+        except StudioError as error:
+            # A variant is an offer, not a duty: its failure is its verdict, and the next recipe still runs.
+            self._logs.add("job", "warning", f"{recipe}: {error}", key)
+            sentence = f"{recipe} could not be made: {error}"
+            verdict = Verdict(outcome="not applicable", sentence=sentence)
+            failed = VariantResult(verdict=verdict, machine=version.machine, tools=version.tools)
+            return self._manifest(version, recipe, failed, None)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self._workspace.work_of(key), True)
+
+    async def _work(
+        self,
+        task: VariantTask | MeasureTask,
+        scratch: Path,
+        log_path: Path,
+        tell: Callable[[str, float | None, str], None],
+    ) -> MadeResult | VariantResult:
+        worker = await spawn_worker(self._workspace.settings.workers, scratch, log_path, None)
+        try:
+            return await worker.run(task, tell)
+        finally:
+            await worker.close()
+
+    def _store(self, result: VariantResult) -> Graph:
+        assert result.graph is not None
+        reference = self._keep.store.blobs.put_file(Path(result.graph_path), expected=result.graph.file.sha256)
+        return replace(result.graph, file=replace(reference, name=result.graph.file.name))
+
+    @staticmethod
+    def _manifest(
+        version: VersionManifest, recipe: str, result: VariantResult, graph: Graph | None
+    ) -> VariantManifest:
+        return VariantManifest(
+            model=version.model,
+            version=version.version,
+            variant=recipe,
+            created=utc_now(),
+            recipe=recipe,
+            verdict=result.verdict,
+            machine=result.machine,
+            tools=result.tools,
+            graph=graph if recipe != REFERENCE_VARIANT else version.graph,
+            fidelity=result.fidelity,
+            measurement=result.measurement,
+            parameters=result.parameters,
+        )
+
+    @staticmethod
+    def _progress(
+        jobs: Jobs, key: str, recipe: str, index: int, count: int
+    ) -> Callable[[str, float | None, str], None]:
+        """Steps of one recipe as a share of all of them."""
+
+        def tell(step: str, progress: float | None, detail: str) -> None:
+            share = (index + min(progress or 0.0, 1.0)) / count
+            jobs.step(key, step, "running", f"{recipe}: {detail}" if detail else recipe, share)
+
+        return tell

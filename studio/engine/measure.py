@@ -1,0 +1,52 @@
+"""What a comparison needs from the engine: targets, samples, gates, and the endpoint to measure through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from studio.bench.comparison import run_comparison
+from studio.core.comparison import Comparison
+from studio.core.manifest import Fidelity, Gate
+from studio.core.settings import ServingSettings
+from studio.engine.keep import Keep
+from studio.engine.supervisor import Supervisor
+
+
+class Measure:
+    """Runs one comparison through the real endpoint, on the samples of the first arm's version."""
+
+    def __init__(self, keep: Keep, supervisor: Supervisor, settings: ServingSettings) -> None:
+        self._keep, self._supervisor, self._settings = keep, supervisor, settings
+
+    async def run(self, comparison: Comparison, on_update: Callable[[Comparison], None]) -> Comparison:
+        """The finished comparison. Raises StudioError when it can not be measured."""
+        targets = [self._keep.resolve(reference) for reference in comparison.plan.references]
+        fidelity: list[Fidelity | None] = []
+        gates: list[Gate] = []
+        samples: dict[str, Path | None] = {}
+        for target in targets:
+            detail = await self._keep.version_detail(target.model, target.version)
+            variant = next((one for one in detail.variants if one.variant == target.variant), None)
+            fidelity.append(variant.fidelity if variant else detail.manifest.parity)
+            if variant and target is not targets[0]:
+                gates += [replace(gate, name=f"{target.name} {gate.name}") for gate in variant.verdict.gates]
+            file = detail.manifest.samples.file
+            samples[target.name] = self._keep.store.blobs.path(file.sha256) if file else None
+            machine = detail.manifest.machine
+            kind, count = detail.manifest.samples.kind, detail.manifest.samples.count
+            if target is targets[0]:
+                first = (machine, kind, count)
+        machine, kind, count = first
+        prepared = replace(
+            comparison,
+            fidelity=tuple(fidelity),
+            gates=tuple(gates),
+            machine=machine,
+            inputs=kind,
+            samples=count,
+            threads=self._settings.threads,
+        )
+        on_update(prepared)
+        return await run_comparison(prepared, self._supervisor.url, targets, samples, on_update)
