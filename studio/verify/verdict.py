@@ -195,7 +195,7 @@ def _speed_words(speed: Interval | None) -> str:
         value, word = speed.value, "faster"
     else:
         value, low, high, word = 1 / speed.value, 1 / speed.high, 1 / speed.low, "slower"
-    if speed.low <= 1 <= speed.high:
+    if speed.low <= 1 <= speed.high or round(speed.value, 2) == 1:
         return f"as fast ({speed.value:.2f}x, 95 % CI {speed.low:.2f}–{speed.high:.2f})"
     return f"{_times(value)} {word} (95 % CI {_times(low)[:-1]}–{_times(high)[:-1]})"
 

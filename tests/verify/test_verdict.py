@@ -115,6 +115,7 @@ def test_an_identical_graph_is_not_offered(net, rows: dict[str, np.ndarray]) -> 
         (SAME, 970, "not distinguishable", "1.03x smaller"),
         ((1.02, 1.01, 1.03), 1000, "not distinguishable", "too near the reference to matter"),
         ((1.5, 0.9, 2.2), 1000, "not distinguishable", "as fast (1.50x, 95 % CI 0.90–2.20)"),
+        ((0.997, 0.996, 0.998), 500, "keep", "as fast (1.00x, 95 % CI 1.00–1.00), 2.0x smaller"),
         ((1.2, 1.1, 1.3), 1000, "keep", "1.20x faster"),
         ((0.8, 0.75, 0.85), 500, "keep", "1.25x slower (95 % CI 1.18–1.33), 2.0x smaller"),
         ((0.8, 0.75, 0.85), 1000, "reject", "slower without being smaller"),
