@@ -179,8 +179,7 @@ def files_of(manifest: VersionManifest | VariantManifest) -> list[FileRef]:
         found += [graph.file, *graph.weights]
     if isinstance(manifest, VersionManifest):
         found += manifest.source.files
-        if manifest.samples.file is not None:
-            found.append(manifest.samples.file)
+        found += [file for file in (manifest.samples.file, manifest.example) if file is not None]
         if manifest.example is not None:
             found.append(manifest.example)
     return found
