@@ -27,7 +27,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One side. Latencies in milliseconds over the whole comparison; throughput in requests a second while its slices ran."""
+    """One side. Latencies in ms over the whole comparison; throughput in requests a second while its slices ran."""
 
     label: str
     target: str

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-EventKind = Literal["job", "version", "variant", "alias", "server", "metrics", "requests", "comparison", "log", "status"]
+EventKind = Literal[
+    "job", "version", "variant", "alias", "server", "metrics", "requests", "comparison", "log", "status"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

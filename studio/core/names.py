@@ -21,7 +21,9 @@ _NUMBERED = re.compile(r"([1-9][0-9]{0,8})(?:-([a-z][a-z0-9.-]*))?")
 
 def check_model_name(name: str) -> str:
     """The name itself. Raises InvalidInput unless it is `[a-z0-9][a-z0-9._-]*`, at most 100 characters."""
-    return _check(name, _MODEL, "model name", "lower-case letters, digits, '.', '_' and '-', starting with a letter or digit")
+    return _check(
+        name, _MODEL, "model name", "lower-case letters, digits, '.', '_' and '-', starting with a letter or digit"
+    )
 
 
 def check_alias(name: str) -> str:

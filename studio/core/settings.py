@@ -19,7 +19,7 @@ class ServingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InboxSettings:
-    """An arrival is settled after `settle_seconds` without a change; a file that does not parse gets `patience_seconds`.
+    """An arrival is settled `settle_seconds` after its last change; what does not parse then gets `patience_seconds`.
 
     The folder is also listed every `rescan_seconds`, for file systems that report no changes.
     """

@@ -8,9 +8,9 @@ from studio.engine.intake import Intake
 from studio.engine.jobs import Jobs
 from studio.engine.keep import Keep
 from studio.engine.logs import Logs
+from studio.inbox.events import Arrived, Changed, Gone, InboxEvent, Left, Noticed, Settled
 from studio.inbox.groups import Group
 from studio.inbox.reading import Arrival
-from studio.inbox.events import Arrived, Changed, Gone, InboxEvent, Left, Noticed, Settled
 from studio.inbox.watcher import Inbox
 from studio.store.workspace import Workspace
 
@@ -21,9 +21,7 @@ class Arrivals:
     def __init__(self, workspace: Workspace, jobs: Jobs, keep: Keep, intake: Intake, logs: Logs) -> None:
         self._jobs, self._keep, self._intake, self._logs = jobs, keep, intake, logs
         self._waiting: dict[str, str] = {}  # group key -> job that waits for its arrival to settle
-        self._inbox = Inbox(
-            workspace.inbox, workspace.settings.inbox, self._on_event, known=jobs.worked_through
-        )
+        self._inbox = Inbox(workspace.inbox, workspace.settings.inbox, self._on_event, known=jobs.worked_through)
 
     @property
     def watching(self) -> bool:
@@ -71,9 +69,7 @@ class Arrivals:
         if not arrival.complete:
             detail += ", looks cut short"
         settled = self._jobs.step(job.id, "settled", "done", detail)
-        job = self._jobs.update(
-            replace(settled, files=files, digest=arrival.digest, fingerprint=arrival.fingerprint)
-        )
+        job = self._jobs.update(replace(settled, files=files, digest=arrival.digest, fingerprint=arrival.fingerprint))
         self._supersede(arrival, job.id)
         self._jobs.submit(job.id)
 
@@ -88,4 +84,3 @@ class Arrivals:
         if key:
             self._logs.add("job", "info", f"{group.key} left the inbox before it had settled", key)
             self._jobs.finish(key, "cancelled", "left the inbox before it had settled")
-

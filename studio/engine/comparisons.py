@@ -81,7 +81,7 @@ class Comparisons:
         self._live[comparison.id] = comparison
         self._bus.publish("comparison", comparison)
 
-    async def list(self) -> list[Comparison]:
+    async def newest(self) -> list[Comparison]:
         """Live ones first, then finished ones, newest first."""
         live = sorted(self._live.values(), key=lambda one: -one.created)
         return live + [one for one in await self._keep.list_comparisons() if one.id not in self._live]

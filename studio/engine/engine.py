@@ -52,8 +52,8 @@ class Engine:
         )
         self.keep = Keep(workspace, self.bus, self.logs, self.supervisor)
         self.jobs = Jobs(JobStore(workspace.jobs), workspace.job_logs, self.bus, self.logs, settings.workers.parallel)
-        self.intake = Intake(workspace, self.keep, self.logs)
-        self.lab = Lab(workspace, self.keep, self.logs)
+        self.intake = Intake(workspace, self.keep)
+        self.lab = Lab(workspace, self.keep)
         self.jobs.use(self.intake.run, self.lab.run)
         self.arrivals = Arrivals(workspace, self.jobs, self.keep, self.intake, self.logs)
         self.comparisons = Comparisons(

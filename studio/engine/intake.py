@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studio.core.errors import Conflict, Unavailable
+from studio.core.errors import Conflict, StudioError, Unavailable
 from studio.core.manifest import FileRef, Samples, Source, VersionManifest
 from studio.core.names import model_name_from_stem
 from studio.engine.keep import Keep
-from studio.engine.logs import Logs
 from studio.pipeline.messages import IntakeResult, IntakeTask
-from studio.pipeline.process import Worker, spawn_worker
+from studio.pipeline.process import Worker, start_worker
 from studio.store.journal import utc_now
 from studio.store.workspace import Workspace
 
@@ -29,47 +30,69 @@ CHUNK = 1024 * 1024
 SPARE_SECONDS = 60.0
 
 
-class Intake:
-    """Runs intake tasks. Keeps at most one spare worker, started when something arrives, gone when nothing came of it."""
+@dataclass
+class Bench:
+    """A worker and the folder that is its own: copies go to `in`, results come from `out`."""
 
-    def __init__(self, workspace: Workspace, keep: Keep, logs: Logs) -> None:
-        self._workspace, self._keep, self._logs = workspace, keep, logs
-        self._spare: asyncio.Task[Worker] | None = None
+    worker: Worker
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "worker.log"
+
+    async def clear(self) -> None:
+        """End the worker and remove its folder."""
+        await self.worker.close()
+        await asyncio.to_thread(shutil.rmtree, self.folder, True)
+
+
+class Intake:
+    """Runs intake tasks. At most one spare worker waits: started when something arrives, gone if nothing came of it."""
+
+    def __init__(self, workspace: Workspace, keep: Keep) -> None:
+        self._workspace, self._keep = workspace, keep
+        self._spare: asyncio.Task[Bench] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     def expect(self) -> None:
         """Something arrives: import what its worker will need while it settles."""
         if self._spare is None:
-            folder = self._workspace.work / f"spare-{id(self):x}-{asyncio.get_running_loop().time():.6f}"
-            self._spare = asyncio.create_task(self._spawn(folder), name="spare worker")
+            self._spare = asyncio.create_task(self._start(), name="spare worker")
             self._expiry = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._drop_spare)
 
-    async def _spawn(self, folder: Path) -> Worker:
-        return await spawn_worker(self._workspace.settings.workers, folder, self._workspace.logs / "workers.log", "onnx")
+    async def _start(self) -> Bench:
+        folder = Path(tempfile.mkdtemp(prefix="intake-", dir=self._workspace.work))
+        settings = self._workspace.settings
+        worker = await start_worker(
+            settings.workers, folder, folder / "worker.log", preload="onnx", threads=settings.serving.threads
+        )
+        return Bench(worker, folder)
 
-    async def _worker(self, job: str) -> Worker:
-        """The spare worker if it lives, else a fresh one; its output goes to the job's log from now on."""
+    async def _take(self) -> Bench:
+        """The spare worker if it lives, else a fresh one."""
         spare, self._spare = self._spare, None
         if self._expiry:
             self._expiry.cancel()
         if spare is not None:
-            worker = await spare
-            if worker.alive:
-                return worker
-        return await self._spawn(self._workspace.work_of(job) / "worker")
+            bench = await spare
+            if bench.worker.alive:
+                return bench
+            await bench.clear()
+        return await self._start()
 
     def _drop_spare(self) -> None:
         spare, self._spare = self._spare, None
         if spare is not None:
-            task = asyncio.create_task(self._close(spare))
+            task = asyncio.create_task(self._clear(spare))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
     @staticmethod
-    async def _close(spare: asyncio.Task[Worker]) -> None:
-        with suppress(Exception):
-            await (await spare).close()
+    async def _clear(spare: asyncio.Task[Bench]) -> None:
+        with suppress(StudioError):
+            await (await spare).clear()
 
     async def stop(self) -> None:
         if self._expiry:
@@ -86,34 +109,30 @@ class Intake:
         model = model_name_from_stem(job.stem)
         if await self._is_known(jobs, job, model):
             return
-        work = self._workspace.work_of(key)
-        await asyncio.to_thread(shutil.rmtree, work, True)
+        bench = await self._take()
         try:
-            files = await asyncio.to_thread(self._snapshot, job, work / "in")
-            (work / "out").mkdir()
             jobs.step(key, "recognised", "running")
-            worker = await self._worker(key)
-            try:
-                task = IntakeTask(
-                    files=tuple(str(path) for path in sorted((work / "in").iterdir())),
-                    out=str(work / "out"),
-                    stem=job.stem,
-                    gates=self._workspace.settings.gates,
-                    threads=self._workspace.settings.serving.threads,
-                )
-                result = await worker.run(task, self._progress(jobs, key), log_path=jobs.log_path(key))
-            finally:
-                await worker.close()
+            files = await asyncio.to_thread(self._snapshot, job, bench.folder / "in")
+            (bench.folder / "out").mkdir()
+            await asyncio.to_thread(show_log, bench.log, jobs.log_path(key))
+            task = IntakeTask(
+                files=tuple(str(path) for path in sorted((bench.folder / "in").iterdir())),
+                out=str(bench.folder / "out"),
+                stem=job.stem,
+                gates=self._workspace.settings.gates,
+                threads=self._workspace.settings.serving.threads,
+            )
+            result = await bench.worker.run(task, self._progress(jobs, key))
             jobs.step(key, "registered", "running")
             draft = await asyncio.to_thread(self._manifest, model, job, files, result)
             manifest = await self._keep.add_version(draft)
-            detail = f"{manifest.model}:{manifest.version} serves"
-            jobs.step(key, "registered", "done", detail)
-            jobs.update(
-                replace(jobs.get(key), model=manifest.model, version=manifest.version, format=manifest.source.format)
+            known = replace(
+                jobs.get(key), model=manifest.model, version=manifest.version, format=manifest.source.format
             )
+            jobs.update(known)
+            jobs.step(key, "registered", "done", f"{manifest.model}:{manifest.version} serves")
         finally:
-            await asyncio.to_thread(shutil.rmtree, work, True)
+            await bench.clear()
 
     async def _is_known(self, jobs: Jobs, job: Job, model: str) -> bool:
         version = await self._keep.find_digest(job.digest, model)
@@ -158,7 +177,9 @@ class Intake:
                 ) from error
             except OSError as error:
                 raise Unavailable(
-                    f"{relative} could not be copied for conversion.", f"{error.strerror}.", "Free some disk space, then retry."
+                    f"{relative} could not be copied for conversion.",
+                    f"{error.strerror}.",
+                    "Free some disk space, then retry.",
                 ) from error
             copies.append((target, digest.hexdigest()))
             lines.append(f"{relative.as_posix()}:{digest.hexdigest()}\n")
@@ -170,9 +191,7 @@ class Intake:
             )
         return copies
 
-    def _manifest(
-        self, model: str, job: Job, files: list[tuple[Path, str]], result: IntakeResult
-    ) -> VersionManifest:
+    def _manifest(self, model: str, job: Job, files: list[tuple[Path, str]], result: IntakeResult) -> VersionManifest:
         """Put every file into the store; the draft of the version that names them."""
         blobs = self._keep.store.blobs
 
@@ -210,3 +229,13 @@ class Intake:
             jobs.step(key, step, "done" if progress is not None and progress >= 1 else "running", detail, progress)
 
         return tell
+
+
+def show_log(log: Path, shown: Path) -> None:
+    """Let a worker's log be read as the job's while it grows; a job that is tried again keeps its earlier lines."""
+    if shown.exists():
+        earlier = shown.read_bytes()
+        shown.unlink()
+        with log.open("ab") as writing:
+            writing.write(earlier)
+    os.link(log, shown)

@@ -47,7 +47,7 @@ class Jobs:
 
     # -- reading
 
-    def list(self, limit: int = 200) -> list[Job]:
+    def newest(self, limit: int = 200) -> list[Job]:
         """The newest jobs, newest first."""
         return sorted(self._jobs.values(), key=lambda job: -job.created)[:limit]
 
@@ -214,7 +214,7 @@ class Jobs:
         job = self.get(key)
         if job.state not in ("failed", "cancelled"):
             raise Conflict(f"Job {key} is {job.state}; only a failed or cancelled job can be tried again.")
-        missing = [path for path in job.files if not Path(path).exists()]
+        missing = gone(job)
         if missing and job.version is None:
             raise Conflict(
                 f"{Path(missing[0]).name} is no longer in the inbox.", fix="Drop it again: that starts a new job."
@@ -247,7 +247,7 @@ class Jobs:
                 what = f"{job.stem} was given up after {job.attempt} attempts that ended with the engine."
                 fix = "Look at its log, then retry it, or remove the file from the inbox."
                 self._fail(job.id, Problem(code="step_failed", what=what, fix=fix))
-            elif job.version is None and not all(Path(path).exists() for path in job.files):
+            elif job.version is None and gone(job):
                 self.finish(job.id, "cancelled", "its files left the inbox while the engine was down")
             else:
                 self._logs.add("job", "info", f"{job.stem}: taken up again after a restart", job.id)
@@ -260,3 +260,8 @@ class Jobs:
             job = self._jobs[key]
             if not job.finished:
                 self._store.save(replace(job, attempt=max(0, job.attempt - 1)))
+
+
+def gone(job: Job) -> list[str]:
+    """Files of a job that are no longer in the inbox."""
+    return [path for path in job.files if not Path(path).exists()]

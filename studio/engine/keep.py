@@ -1,7 +1,7 @@
 """The keep: the one place that changes what is true. Store first, then the registry's index, then everyone is told.
 
-All blocking work runs on one thread, so changes have one order. Routes are refreshed after every change that moves them;
-an alias moves only after its new target was loaded and warmed by the server.
+All blocking work runs on one thread, so changes have one order. Routes are refreshed after every change that moves
+them; an alias moves only after its new target was loaded and warmed by the server.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from studio.store.store import Store
 from studio.store.workspace import Workspace
 
 T = TypeVar("T")
+Change = Literal["added", "archived", "restored", "purged"]
 MAX_EXAMPLE = 64 * 1024 * 1024
 
 
@@ -133,7 +134,9 @@ class Keep:
         }
         self._tell("variant", change, f"variant added. {manifest.verdict.sentence}", f"{manifest.model}:{manifest.key}")
 
-    def _told_version(self, model: str, version: int, change: Literal["added", "archived", "restored", "purged"]) -> None:
+    def _told_version(
+        self, model: str, version: int, change: Literal["added", "archived", "restored", "purged"]
+    ) -> None:
         value = {"model": model, "version": version, "change": change}
         self._tell("version", value, f"version {change}", f"{model}:{version}")
 
@@ -146,7 +149,7 @@ class Keep:
     async def move_alias(self, model: str, alias: str, tail: str, why: str, actor: str) -> AliasMove:
         """Point an alias at `3`, `3-int8` or another alias.
 
-        Raises InvalidInput, NotFound, Conflict, and Refused when the server can not load the target; then nothing moved.
+        Raises InvalidInput, NotFound, Conflict, and Refused when the server can not load the target: nothing moved then.
         """
         async with self._changing:
             await self._warm(self.resolve(str(Reference.of(model, tail))))

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studio.core.errors import StepFailed, StudioError
-from studio.core.manifest import Graph, Measurement, VariantManifest, Verdict, VersionManifest
+from studio.core.errors import StepFailed
+from studio.core.manifest import Graph, Measurement, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
 from studio.engine.keep import Keep
-from studio.engine.logs import Logs
-from studio.pipeline.messages import MadeResult, MeasureTask, VariantResult, VariantTask
-from studio.pipeline.process import spawn_worker
+from studio.pipeline.messages import VariantResult, VariantTask
+from studio.pipeline.variants import make_variant
 from studio.store.journal import utc_now
 from studio.store.workspace import Workspace
 
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 class Lab:
     """Runs the variants of one version after the other, each in workers of its own."""
 
-    def __init__(self, workspace: Workspace, keep: Keep, logs: Logs) -> None:
-        self._workspace, self._keep, self._logs = workspace, keep, logs
+    def __init__(self, workspace: Workspace, keep: Keep) -> None:
+        self._workspace, self._keep = workspace, keep
 
     async def run(self, jobs: Jobs, key: str) -> None:
         """The whole lane. What a version has already is not made again."""
@@ -38,16 +37,14 @@ class Lab:
         have = {variant.variant: variant for variant in detail.variants}
         wanted = [REFERENCE_VARIANT, *self._workspace.settings.workers.recipes]
         missing = [recipe for recipe in wanted if recipe not in have]
-        reference = have[REFERENCE_VARIANT].measurement if REFERENCE_VARIANT in have else None
         for index, recipe in enumerate(missing):
             tell = self._progress(jobs, key, recipe, index, len(missing))
-            variant = await self._make(jobs, key, detail.manifest, recipe, reference, tell)
-            if recipe == REFERENCE_VARIANT:
-                reference = variant.measurement
-            await self._keep.add_variant(variant)
-        kept = [name for name, variant in have.items() if variant.verdict.outcome == "keep"]
+            reference = have[REFERENCE_VARIANT].measurement if REFERENCE_VARIANT in have else None
+            have[recipe] = await self._make(jobs, key, detail.manifest, recipe, reference, tell)
+            await self._keep.add_variant(have[recipe])
+        outcomes = ", ".join(f"{name}: {have[name].verdict.outcome}" for name in wanted[1:])
         for name in ("optimised", "verified", "measured"):
-            jobs.step(key, name, "done", "" if missing else f"made before: {', '.join(sorted(kept)) or 'none kept'}")
+            jobs.step(key, name, "done", outcomes)
 
     async def _make(
         self,
@@ -78,34 +75,13 @@ class Lab:
             threads=self._workspace.settings.serving.threads,
         )
         try:
-            made = None
-            if recipe != REFERENCE_VARIANT:
-                made = await self._work(task, work / "make", jobs.log_path(key), tell)
-            measured = await self._work(MeasureTask(variant=task, made=made), work / "measure", jobs.log_path(key), tell)
-            graph = await asyncio.to_thread(self._store, measured) if measured.graph else None
-            return self._manifest(version, recipe, measured, graph)
-        except StudioError as error:
-            # A variant is an offer, not a duty: its failure is its verdict, and the next recipe still runs.
-            self._logs.add("job", "warning", f"{recipe}: {error}", key)
-            sentence = f"{recipe} could not be made: {error}"
-            verdict = Verdict(outcome="not applicable", sentence=sentence)
-            failed = VariantResult(verdict=verdict, machine=version.machine, tools=version.tools)
-            return self._manifest(version, recipe, failed, None)
+            result = await make_variant(
+                self._workspace.settings.workers, work, jobs.log_path(key), task, version.machine, tell
+            )
+            graph = await asyncio.to_thread(self._store, result) if result.graph else None
+            return self._manifest(version, recipe, result, graph)
         finally:
             await asyncio.to_thread(shutil.rmtree, self._workspace.work_of(key), True)
-
-    async def _work(
-        self,
-        task: VariantTask | MeasureTask,
-        scratch: Path,
-        log_path: Path,
-        tell: Callable[[str, float | None, str], None],
-    ) -> MadeResult | VariantResult:
-        worker = await spawn_worker(self._workspace.settings.workers, scratch, log_path, None)
-        try:
-            return await worker.run(task, tell)
-        finally:
-            await worker.close()
 
     def _store(self, result: VariantResult) -> Graph:
         assert result.graph is not None
@@ -113,9 +89,7 @@ class Lab:
         return replace(result.graph, file=replace(reference, name=result.graph.file.name))
 
     @staticmethod
-    def _manifest(
-        version: VersionManifest, recipe: str, result: VariantResult, graph: Graph | None
-    ) -> VariantManifest:
+    def _manifest(version: VersionManifest, recipe: str, result: VariantResult, graph: Graph | None) -> VariantManifest:
         return VariantManifest(
             model=version.model,
             version=version.version,

@@ -43,9 +43,11 @@ class ControlServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.finished = asyncio.Event()
+        self.answering = asyncio.Event()
 
     async def main_loop(self) -> None:
         """uvicorn's own wakes ten times a second; we only wait to be told."""
+        self.answering.set()
         await self.finished.wait()
 
     async def run_on(self, listening: socket.socket) -> None:
@@ -77,8 +79,7 @@ async def run(workspace: Workspace) -> None:
     try:
         await engine.start(control_url)
         serving = asyncio.create_task(server.run_on(control), name="control API")
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
+        await server.answering.wait()
         engine.announce()
         stopping = asyncio.create_task(engine.stopped())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

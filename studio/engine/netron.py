@@ -37,7 +37,8 @@ class Netron:
         link.symlink_to(target.path)
         with (self._workspace.logs / "netron.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", "from netron import main; main()", str(link), "--host", "127.0.0.1", "--port", str(port),
+                sys.executable, "-c", "from netron import main; main()", str(link),
+                "--host", "127.0.0.1", "--port", str(port),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, "BROWSER": "true"},  # it would open one on the engine's machine
             )  # fmt: skip

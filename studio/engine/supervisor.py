@@ -75,7 +75,6 @@ class Supervisor:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self.port: int = port
         self.status = ServerStatus(state="starting", url=self.url)
-        self.wait_problem: str = ""
         self._table = RoutingTable()
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -102,7 +101,7 @@ class Supervisor:
         self._socket.close()
         self._set(state="stopped")
 
-    async def apply(self, table: RoutingTable, timeout: float = 60.0) -> dict[str, str]:
+    async def apply(self, table: RoutingTable, patience: float = 60.0) -> dict[str, str]:
         """Send a routing table and wait until it is in force. Returns the targets that failed to load, with why.
 
         While the server is down the table is kept for its return; that is not an error.
@@ -114,11 +113,11 @@ class Supervisor:
         self._applied[table.generation] = done
         self._send({"type": "routes", "table": table})
         try:
-            return await asyncio.wait_for(done, timeout)
+            return await asyncio.wait_for(done, patience)
         except TimeoutError as error:
             raise Unavailable(
                 "The server did not take over the new routes in time.",
-                f"It was given {timeout:.0f} s; a model may be slow to load.",
+                f"It was given {patience:.0f} s; a model may be slow to load.",
                 "Look at the server's log (5 Log, or: studio logs --source server).",
             ) from error
         finally:

@@ -72,7 +72,7 @@ async def resolve(request: Request, reference: str) -> Response:
 @router.get("/jobs", response_model=list[Job])
 async def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> Response:
     """Jobs, newest first."""
-    return answer(engine_of(request).jobs.list(limit))
+    return answer(engine_of(request).jobs.newest(limit))
 
 
 @router.get("/jobs/{job}", response_model=Job)
@@ -90,7 +90,7 @@ async def job_log(request: Request, job: str) -> Response:
 @router.get("/comparisons", response_model=list[Comparison])
 async def comparisons(request: Request) -> Response:
     """Comparisons, newest first."""
-    return answer(await engine_of(request).comparisons.list())
+    return answer(await engine_of(request).comparisons.newest())
 
 
 @router.get("/comparisons/{comparison}", response_model=Comparison)
