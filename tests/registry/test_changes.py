@@ -83,7 +83,9 @@ def test_archiving_is_refused_while_an_alias_would_be_left_without_an_answer(dig
         archive(digits, "digits", 3)
     with pytest.raises(NotFound):
         move_alias(digits, "digits", "candidate", "3")
-    assert routing_table(digits, 1).models["digits"].aliases == {"production": "2-int8", "latest": "2-fp32"}
+    routes = routing_table(digits, 1).models["digits"]
+    assert routes.aliases == {"production": "2-int8", "latest": "2-fp32"}
+    assert set(routes.targets) == {"1-fp32", "1-int8", "2-fp32", "2-int8"}
     assert restore(digits, "digits", 3).state == "ready"
     with pytest.raises(Conflict):
         restore(digits, "digits", 3)
