@@ -1,0 +1,117 @@
+"""Which files of a folder listing belong to one arrival. Pure: listings in, groups out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+SETTINGS_SUFFIX = ".toml"
+SAMPLES_SUFFIX = ".npz"
+
+# What editors, browsers and copying programs name a file that is not finished.
+_TEMPORARY = re.compile(
+    r"(^[.~])|(~$)|(^#.*#$)|\.(sw[a-p]|part|partial|crdownload|download|tmp|temp|bak)$", re.IGNORECASE
+)
+# External data of an ONNX file: model.onnx.data, model.onnx_data, model.onnx_data_1, model.onnx.data-00001, model.data.
+_EXTERNAL = re.compile(r"^(?P<stem>.+?)(\.onnx([._-]data([._-].*)?|\.bin)|\.data)$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"^(?P<stem>.+)\.(tar\.[a-z0-9]{1,4})$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A file as the file system describes it. `name` is relative to the inbox, with `/`; `size` in bytes."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something in the inbox that is left alone, and why, for people."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One look at the inbox. `folders` maps each sub-folder to its files, all names relative to the inbox."""
+
+    files: tuple[Stamp, ...]
+    folders: dict[str, tuple[Stamp, ...]]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files that belong to one arrival, sorted by name. `folder` is the sub-folder's name, empty for loose files.
+
+    `key` tells groups apart: the stem, with a `/` behind it for a folder.
+    """
+
+    stem: str
+    files: tuple[Stamp, ...]
+    folder: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.stem}/" if self.folder else self.stem
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(stamp.size for stamp in self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every file's name, size, modification time and inode: equal = untouched, without reading it."""
+        lines = (f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.inode}\n" for file in self.files)
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder name (its last part) is hidden, an editor's, or one that is still being written."""
+    return bool(_TEMPORARY.search(name))
+
+
+def stem_of(name: str) -> str:
+    """The stem that a loose file's name stands for: `digits` for digits.pt2, digits.toml and digits.onnx.data."""
+    match = _EXTERNAL.match(name) or _ARCHIVE.match(name)
+    return match["stem"] if match else PurePosixPath(name).stem
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file says something about a model without being one: settings, samples, external data."""
+    return name.lower().endswith((SETTINGS_SUFFIX, SAMPLES_SUFFIX)) or bool(_EXTERNAL.match(name))
+
+
+def group(listing: Listing) -> dict[str, Group]:
+    """The arrivals of a listing by key. O(n log n).
+
+    Loose files of the same stem are one group; settings, samples and external data alone wait and are none. A
+    sub-folder with files is a group of its own; settings and samples of its name beside it join it, unless a loose
+    model claims them.
+    """
+    loose: dict[str, list[Stamp]] = {}
+    for stamp in listing.files:
+        loose.setdefault(stem_of(stamp.name), []).append(stamp)
+    groups = {}
+    for stem, stamps in loose.items():
+        if not all(is_companion(stamp.name) for stamp in stamps):
+            groups[stem] = Group(stem, _sorted(stamps))
+    for folder, stamps_in in listing.folders.items():
+        if stamps_in:
+            beside = loose.get(folder, []) if folder not in groups else []
+            own = Group(folder, _sorted([*stamps_in, *beside]), folder)
+            groups[own.key] = own
+    return groups
+
+
+def _sorted(stamps: Iterable[Stamp]) -> tuple[Stamp, ...]:
+    return tuple(sorted(stamps, key=lambda stamp: stamp.name))

@@ -1,0 +1,82 @@
+"""One look at the inbox folder, without following a single link."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from studio.inbox.groups import Listing, Skipped, Stamp, is_ignored
+
+MAX_FOLDER_FILES = 10_000
+MAX_DEPTH = 16
+
+
+def list_inbox(folder: Path) -> Listing:
+    """Every file of the inbox with its stamp. Names are relative to it, with `/`.
+
+    Links, devices and pipes are skipped with a reason; hidden and temporary names silently. Raises OSError when the
+    inbox itself can not be listed; what vanishes while it looks is simply not there.
+    """
+    files: list[Stamp] = []
+    folders: dict[str, tuple[Stamp, ...]] = {}
+    skipped: list[Skipped] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_ignored(entry.name):
+                continue
+            kind, stamp = _look(entry, entry.name, skipped)
+            if kind == "folder":
+                inside: list[Stamp] = []
+                if _walk(Path(entry.path), entry.name, 1, inside, skipped):
+                    folders[entry.name] = tuple(inside)
+            elif stamp is not None:
+                files.append(stamp)
+    return Listing(tuple(files), folders, tuple(skipped))
+
+
+def _walk(folder: Path, name: str, depth: int, found: list[Stamp], skipped: list[Skipped]) -> bool:
+    """Adds what lies under a sub-folder. False when the whole arrival is to be left alone."""
+    if depth > MAX_DEPTH:
+        skipped.append(Skipped(name, f"The folder is nested deeper than {MAX_DEPTH} levels."))
+        return False
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        skipped.append(Skipped(name, f"The folder can not be read: {error.strerror}."))
+        return False
+    for entry in entries:
+        if is_ignored(entry.name):
+            continue
+        inner = f"{name}/{entry.name}"
+        kind, stamp = _look(entry, inner, skipped)
+        if kind == "folder":
+            if not _walk(Path(entry.path), inner, depth + 1, found, skipped):
+                return False
+        elif stamp is not None:
+            found.append(stamp)
+        if len(found) > MAX_FOLDER_FILES:
+            top = name.partition("/")[0]
+            skipped.append(Skipped(top, f"The folder holds more than {MAX_FOLDER_FILES} files; no model does."))
+            return False
+    return True
+
+
+def _look(entry: os.DirEntry[str], name: str, skipped: list[Skipped]) -> tuple[str, Stamp | None]:
+    try:
+        seen = entry.stat(follow_symlinks=False)
+    except OSError:
+        return "", None
+    if stat.S_ISDIR(seen.st_mode):
+        return "folder", None
+    if stat.S_ISREG(seen.st_mode):
+        return "file", Stamp(name, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    if stat.S_ISLNK(seen.st_mode):
+        skipped.append(
+            Skipped(name, "It is a symbolic link, and links out of the inbox are not followed. Copy the file.")
+        )
+    else:
+        skipped.append(Skipped(name, "It is not a regular file."))
+    return "", None

@@ -1,0 +1,93 @@
+"""Reading a settled arrival: is it complete, and what is in it. Runs in a thread; stops when told to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.inbox.complete import is_complete
+from studio.inbox.groups import Group, Stamp, is_companion
+
+CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A settled arrival. `files` are absolute paths, sorted by name; `folder` is set when a sub-folder was dropped.
+
+    `hashes` are SHA-256 in the order of `files`; `digest` is SHA-256 over the sorted lines `name:hash`, names relative
+    to the inbox. `size` in bytes. `complete` is False when it still looks cut short after all patience.
+
+    The files may change again at any moment: whoever copies them compares hashes.
+    """
+
+    stem: str
+    folder: Path | None
+    files: tuple[Path, ...]
+    hashes: tuple[str, ...]
+    digest: str
+    fingerprint: str
+    size: int
+    complete: bool = True
+
+    @property
+    def key(self) -> str:
+        """The key of its group."""
+        return f"{self.stem}/" if self.folder else self.stem
+
+
+class Moved(Exception):
+    """A file is no longer the one that was listed."""
+
+
+class Stopped(Exception):
+    """The watcher stops."""
+
+
+def looks_complete(inbox: Path, group: Group) -> bool:
+    """Whether no file of a group seems cut short; a loose model file without a byte does. Raises OSError."""
+    if not group.folder and any(not stamp.size and not is_companion(stamp.name) for stamp in group.files):
+        return False
+    return all(is_complete(inbox / stamp.name) for stamp in group.files)
+
+
+def read_arrival(inbox: Path, group: Group, complete: bool, stop: threading.Event) -> Arrival:
+    """Hash every file. Raises Moved when one is not as listed any more, Stopped when asked to, OSError."""
+    hashes = [_hash(inbox / stamp.name, stamp, stop) for stamp in group.files]
+    lines = sorted(f"{stamp.name}:{digest}\n" for stamp, digest in zip(group.files, hashes, strict=True))
+    return Arrival(
+        stem=group.stem,
+        folder=inbox / group.folder if group.folder else None,
+        files=tuple(inbox / stamp.name for stamp in group.files),
+        hashes=tuple(hashes),
+        digest=hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
+        fingerprint=group.fingerprint,
+        size=group.size,
+        complete=complete,
+    )
+
+
+def _hash(path: Path, stamp: Stamp, stop: threading.Event) -> str:
+    try:
+        # O_NONBLOCK: should a pipe have taken the file's place, opening it does not hang.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise Moved(str(path)) from error
+    digest = hashlib.sha256()
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        _check(descriptor, stamp, path)
+        while chunk := file.read(CHUNK):
+            if stop.is_set():
+                raise Stopped
+            digest.update(chunk)
+        _check(descriptor, stamp, path)
+    return digest.hexdigest()
+
+
+def _check(descriptor: int, stamp: Stamp, path: Path) -> None:
+    seen = os.fstat(descriptor)
+    if (seen.st_size, seen.st_mtime_ns, seen.st_ino) != (stamp.size, stamp.mtime_ns, stamp.inode):
+        raise Moved(str(path))
