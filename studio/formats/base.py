@@ -1,0 +1,153 @@
+"""What a source format is: how an arrival is recognised, and what converting it gives.
+
+A third party adds one through the entry point group `studio.formats`: an entry that loads to an object with the
+attributes and methods of `Format`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy.typing as npt
+
+from studio.core.errors import InvalidInput
+from studio.core.tensors import Signature
+
+Array = npt.NDArray[Any]
+Feed = dict[str, Array]
+
+SETTINGS_SUFFIX = ".toml"
+SAMPLES_SUFFIX = ".npz"
+_MOST_FILES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrivalFiles:
+    """The files of one arrival. `content`: everything but settings and samples; folders are listed through."""
+
+    stem: str
+    content: tuple[Path, ...]
+    settings: Path | None = None
+    samples: Path | None = None
+
+    @classmethod
+    def of(cls, paths: tuple[Path, ...], stem: str = "") -> ArrivalFiles:
+        """Sort the files of an arrival by their role. Symbolic links inside folders are left out.
+
+        Raises InvalidInput when there is no model among them, or more than one settings or samples file.
+        """
+        files = [file for path in paths for file in _listed(path)]
+        settings = [file for file in files if file.suffix.lower() == SETTINGS_SUFFIX]
+        samples = [file for file in files if file.suffix.lower() == SAMPLES_SUFFIX]
+        content = tuple(file for file in files if file not in settings and file not in samples)
+        if not content:
+            names = ", ".join(path.name for path in paths) or "nothing"
+            raise InvalidInput(
+                f"There is no model in this arrival ({names}).",
+                "A .toml describes a model and an .npz holds its sample inputs; neither is one.",
+                "Drop the model file with the same stem beside them.",
+            )
+        for word, found in (("settings file (.toml)", settings), ("samples file (.npz)", samples)):
+            if len(found) > 1:
+                names = ", ".join(file.name for file in found)
+                raise InvalidInput(f"There is more than one {word}: {names}.", fix="Leave one and drop it again.")
+        return cls(
+            stem=stem or content[0].stem,
+            content=content,
+            settings=settings[0] if settings else None,
+            samples=samples[0] if samples else None,
+        )
+
+
+def _listed(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found: list[Path] = []
+    for child in sorted(path.rglob("*")):
+        if child.is_file() and not child.is_symlink() and not child.name.startswith("."):
+            found.append(child)
+        if len(found) > _MOST_FILES:
+            raise InvalidInput(f"The folder '{path.name}' holds more than {_MOST_FILES} files.", fix="Drop the model.")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognition:
+    """What a format saw. `model` is the file to convert; `detail` a few words on it ('ONNX, opset 17')."""
+
+    model: Path
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One run of the source: inputs by name, and what the source framework answered, outputs by name."""
+
+    inputs: Feed
+    outputs: Feed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A conversion. `graph` is the ONNX file in the output folder, `weights` its external data, if any.
+
+    Weights are named by the SHA-256 of their content, and the graph refers to them by that name. `cases` are runs of
+    the source on several batch sizes, made-up or of the user's samples. `tools`: versions of what made it, by
+    distribution name. `sources`: every file outside the output folder that was read.
+    """
+
+    graph: Path
+    cases: tuple[Case, ...]
+    sources: tuple[Path, ...]
+    weights: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+class Kit(Protocol):
+    """What a conversion is given to work with, beside its files."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the user said yes to running the code in exactly these files."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that a framework may use."""
+
+    def report(self, progress: float | None, detail: str) -> None:
+        """Tell how far the conversion is: 0 to 1, or None where that is not known."""
+
+    def signature(self, graph: Path) -> Signature:
+        """What an ONNX file declares. Raises Refused when ONNX Runtime can not load it."""
+
+    def runs(
+        self, signature: Signature, ranges: dict[str, tuple[float, float]] | None = None
+    ) -> Iterator[tuple[Feed, ...]]:
+        """Runs to compare on, batch sizes 1, 2 and 5 where the batch is free. Try one set after the other until one
+        runs: the user's samples are the only set, made-up inputs come in several. `ranges`: bounds of values.
+        """
+
+    def run(self, graph: Path, runs: tuple[Feed, ...], optimised: bool = True) -> list[Feed]:
+        """Outputs of an ONNX file for each run. Raises StepFailed when one fails."""
+
+
+@runtime_checkable
+class Format(Protocol):
+    """One source format. `extra` names the optional extra that converting needs, None for none."""
+
+    name: str
+    title: str
+    extra: str | None
+
+    def recognise(self, files: ArrivalFiles) -> Recognition | None:
+        """Whether this is that format, from content and never from the name alone. Cheap, without any framework.
+
+        Raises InvalidInput for files that are certainly of this format, and broken.
+        """
+
+    def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
+        """Make the reference graph. Raises Refused, NeedsExtra, NeedsTrust, InvalidInput or StepFailed."""

@@ -1,0 +1,69 @@
+"""Which formats there are, and which of them an arrival is."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import pkgutil
+from functools import cache
+
+from studio.core.errors import Refused
+from studio.formats.base import ArrivalFiles, Format, Recognition
+from studio.formats.unsupported import known_but_unsupported
+
+GROUP = "studio.formats"
+
+_log = logging.getLogger(__name__)
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """All formats by name: the built-in ones, then those of installed packages, which can not replace them.
+
+    A package whose entry does not load, or is no format, is left out with a warning in the log.
+    """
+    import studio.formats as package
+
+    found: dict[str, Format] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name.startswith("_"):  # imports a framework
+            continue
+        built_in = getattr(importlib.import_module(f"{package.__name__}.{info.name}"), "FORMAT", None)
+        if isinstance(built_in, Format):
+            found[built_in.name] = built_in
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            loaded = entry.load()
+            if not isinstance(loaded, Format):
+                raise TypeError("it is no studio.formats.base.Format")
+            if loaded.name in found:
+                raise ValueError(f"there is a format '{loaded.name}' already")
+        except Exception as error:  # code of others must not take the built-in formats with it
+            _log.warning("The format '%s' of %s was left out: %s", entry.name, entry.value, error)
+            continue
+        found[loaded.name] = loaded
+    return found
+
+
+def recognise(files: ArrivalFiles) -> tuple[Format, Recognition]:
+    """The format of an arrival. Raises Refused naming what is supported, and what this is where that is known."""
+    for candidate in formats().values():
+        seen = candidate.recognise(files)
+        if seen is not None:
+            return candidate, seen
+    supported = "; ".join(one.title for one in formats().values())
+    names = ", ".join(file.name for file in files.content[:3])
+    for file in files.content:
+        known = known_but_unsupported(file)
+        if known is not None:
+            raise Refused(
+                f"'{file.name}' is {known.title}, which is not supported yet.",
+                f"Supported: {supported}.",
+                known.fix,
+            )
+    raise Refused(
+        f"'{names}' is not a model format that Studio knows.",
+        f"Supported: {supported}.",
+        "Export the model to ONNX, or save it with torch.export.save, and drop that file.",
+    )

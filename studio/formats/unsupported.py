@@ -1,0 +1,115 @@
+"""Formats that Studio recognises only to say that it can not convert them yet, and what to do instead."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.formats.sniff import head, zip_names
+
+_ONNX_FIX = "Convert it to ONNX and drop the .onnx file."
+_EXPORT_FIX = (
+    "In Python: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2'); then drop model.pt2."
+)
+_PICKLE_WARNING = "Studio never loads pickles, because loading one runs the code in it."
+
+
+@dataclass(frozen=True)
+class Known:
+    """`title` completes "'x' is …"; `fix` says what to do instead."""
+
+    title: str
+    fix: str
+
+
+def known_but_unsupported(path: Path) -> Known | None:
+    """What a file is, from its first bytes. None when it is nothing known."""
+    if path.name == "saved_model.pb":
+        return Known(
+            "a TensorFlow SavedModel", f"{_ONNX_FIX} For example: python -m tf2onnx.convert --saved-model DIR."
+        )
+    start = head(path)
+    if not start:
+        return Known("an empty or unreadable file", "Copy it again, wholly.")
+    names = zip_names(path)
+    if names is not None:
+        return _archive(names)
+    for matches, known in _MAGIC:
+        if matches(start):
+            return known
+    return None
+
+
+def _archive(names: list[str]) -> Known:
+    tails = {name.partition("/")[2] for name in names}
+    if any(tail.startswith("data/aotinductor/") for tail in tails):
+        return Known("an AOTInductor package: compiled native code without a graph", _EXPORT_FIX)
+    if any(tail.startswith("code/") for tail in tails):
+        return Known("a TorchScript file", _EXPORT_FIX)
+    if "data.pkl" in tails:
+        return Known("a pickled PyTorch file (a state_dict or a module)", f"{_PICKLE_WARNING} {_EXPORT_FIX}")
+    if "serialized_exported_program.json" in names:
+        return Known("a .pt2 file of PyTorch before 2.8", f"Save it again with a newer PyTorch. {_EXPORT_FIX}")
+    if {"config.json", "metadata.json"} <= set(names):
+        return Known("a Keras 3 model", "In Python: model.export('model.onnx', format='onnx'); then drop model.onnx.")
+    if "schema.json" in names:
+        return Known("a skops file", f"{_ONNX_FIX} For example with skl2onnx.")
+    if "word/document.xml" in names or "[Content_Types].xml" in names:
+        return Known("an Office document", "Drop a model file.")
+    return Known("a zip archive without a model that Studio knows", "Unpack it and drop the model file or its folder.")
+
+
+def _pickle(start: bytes) -> bool:
+    # PROTO opcode with a protocol from 2 to 5; joblib files may be compressed with zlib or gzip around it.
+    return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def _safetensors(start: bytes) -> bool:
+    return len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000
+
+
+def _frozen_graph(start: bytes) -> bool:
+    return start[:1] == b"\x0a" and (b"Placeholder" in start or b"Const" in start) and b"\x12" in start
+
+
+_SKLEARN = f"{_PICKLE_WARNING} Convert it with skl2onnx (options zipmap=False) and drop the .onnx file."
+_TREES = f"{_ONNX_FIX} For example with onnxmltools."
+
+_MAGIC = (
+    (_pickle, Known("a Python pickle (scikit-learn, joblib or an old PyTorch file)", _SKLEARN)),
+    (
+        lambda b: b[:2] in (b"\x78\x9c", b"\x78\x5e", b"\x78\x01") or b[:2] == b"\x1f\x8b",
+        Known("a compressed file, perhaps a joblib pickle", _SKLEARN),
+    ),
+    (
+        lambda b: b[:8] == b"\x89HDF\r\n\x1a\n",
+        Known(
+            "an HDF5 file (Keras .h5)", "In Python: model.export('model.onnx', format='onnx'); then drop model.onnx."
+        ),
+    ),
+    (lambda b: b[4:8] == b"TFL3", Known("a TensorFlow Lite model", f"{_ONNX_FIX} For example with tf2onnx --tflite.")),
+    (
+        lambda b: b[4:8] == b"ORTM",
+        Known(
+            "an ONNX Runtime .ort file, which can not be changed or checked against a source", "Drop its .onnx file."
+        ),
+    ),
+    (lambda b: b[:4] == b"GGUF", Known("a GGUF language model", "Serve it with llama.cpp, or export it to ONNX.")),
+    (
+        lambda b: b[:4] == b"CBM1",
+        Known("a CatBoost model", "In Python: model.save_model('model.onnx', format='onnx')."),
+    ),
+    (lambda b: b[:1] == b"{" and b"learner" in b[:20] and b[1:2] == b"L", Known("an XGBoost .ubj model", _TREES)),
+    (
+        lambda b: bool(re.match(rb'\{\s*"(learner|version)"', b)) and b"learner" in b,
+        Known("an XGBoost .json model", _TREES),
+    ),
+    (lambda b: b[:5] == b"tree\n" or b[:6] == b"tree\r\n", Known("a LightGBM model", _TREES)),
+    (_safetensors, Known("a safetensors file: weights without a graph", _EXPORT_FIX)),
+    (
+        _frozen_graph,
+        Known("a frozen TensorFlow graph", f"{_ONNX_FIX} For example: python -m tf2onnx.convert --graphdef FILE."),
+    ),
+    (lambda b: b[:7] == b"\x7fELF\x02\x01\x01" or b[:2] == b"MZ", Known("a program", "Drop a model file.")),
+)

@@ -1,0 +1,166 @@
+"""What goes in and comes out of a worker, as plain values: one JSON document in, JSON lines out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from studio.core import codec
+from studio.core.errors import InvalidInput, Problem
+from studio.core.manifest import Fidelity, Graph, InputsKind, Machine, Measurement, Verdict
+from studio.core.settings import GateSettings
+from studio.core.tensors import Signature
+
+Progress = Callable[[str, float | None, str], None]
+"""A step of studio.core.jobs.STEPS, how far it is (0 to 1, None where not known), and a detail for people."""
+
+
+MEMORY_MARKS = (
+    "bad_alloc",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "Failed to allocate memory",
+    "MemoryError",
+)
+"""How Python, the C++ library, PyTorch and ONNX Runtime say that there is no memory left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntakeTask:
+    """Recognise, convert and check an arrival. `files`: absolute paths, folders allowed. `out`: an empty folder.
+
+    `trusted`: the user said yes to running the code in exactly these files.
+    """
+
+    files: tuple[str, ...]
+    out: str
+    stem: str = ""
+    gates: GateSettings = field(default_factory=GateSettings)
+    threads: int = 1
+    trusted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntakeResult:
+    """A checked reference graph. Paths are absolute, in the task's `out` folder; `sources` are what was read.
+
+    The graph's `file` and `weights` carry hash and size; weights files are named by their hash. `samples_path` has one
+    array per input, rows first, and `labels`: the user's, or made-up ones that the model was seen to accept.
+    `example_path`: an Open Inference Protocol v2 request as JSON, of the first sample row; empty where JSON can not.
+    """
+
+    format: str
+    signature: Signature
+    graph: Graph
+    graph_path: str
+    parity: Fidelity
+    samples_kind: InputsKind
+    samples_count: int
+    samples_path: str
+    example_path: str = ""
+    sources: tuple[str, ...]
+    machine: Machine
+    tools: dict[str, str]
+    weights_paths: tuple[str, ...] = ()
+    title: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    class_labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantTask:
+    """Make and judge one variant with `recipe`; the reference variant's own name only measures the reference.
+
+    `samples`: the version's `.npz`, `kind` where it came from. `reference_size` in bytes, weights included;
+    `reference_measurement`: that of the reference variant, where it was taken already. `out`: an empty folder.
+    """
+
+    recipe: str
+    reference: str
+    out: str
+    samples: str
+    kind: InputsKind
+    batchable: bool
+    reference_size: int
+    reference_measurement: Measurement | None = None
+    gates: GateSettings = field(default_factory=GateSettings)
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeResult:
+    """A variant's graph and its fidelity. `graph` None: the recipe does not apply, and `reason` says why."""
+
+    graph: Graph | None = None
+    graph_path: str = ""
+    reason: str = ""
+    fidelity: Fidelity | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+    machine: Machine
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureTask:
+    """Measure what was made, in a process of its own. `made` None measures the reference itself."""
+
+    variant: VariantTask
+    made: MadeResult | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantResult:
+    """All of a variant's evidence. `graph` None where nothing was made; the verdict says why."""
+
+    verdict: Verdict
+    machine: Machine
+    tools: dict[str, str]
+    graph: Graph | None = None
+    graph_path: str = ""
+    fidelity: Fidelity | None = None
+    measurement: Measurement | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+Task = IntakeTask | VariantTask | MeasureTask
+Result = IntakeResult | MadeResult | VariantResult
+
+_TASKS: dict[str, type[Any]] = {"intake": IntakeTask, "make": VariantTask, "measure": MeasureTask}
+_RESULTS: dict[str, type[Any]] = {"intake": IntakeResult, "make": MadeResult, "measure": VariantResult}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One line from a worker. `type`: ready, progress, result or problem."""
+
+    type: str
+    step: str = ""
+    progress: float | None = None
+    detail: str = ""
+    kind: str = ""
+    value: Any = None
+    problem: Problem | None = None
+    sandbox: dict[str, str] = field(default_factory=dict)
+
+
+def encode_task(task: Task) -> bytes:
+    kind = next(name for name, known in _TASKS.items() if type(task) is known)
+    return codec.encode({"kind": kind, "task": task}) + b"\n"
+
+
+def decode_task(data: bytes) -> tuple[str, Any]:
+    """The kind of a task and the task. Raises InvalidInput."""
+    table = codec.decode(data, dict, "task")
+    kind = table.get("kind")
+    if kind not in _TASKS:
+        raise InvalidInput(f"There is no task {kind!r}.")
+    return kind, codec.convert(table.get("task"), _TASKS[kind], "task")
+
+
+def decode_result(task: Task, value: Any) -> Any:
+    """The typed result of a task. Raises InvalidInput when a worker sent something else."""
+    kind = next(name for name, known in _TASKS.items() if type(task) is known)
+    return codec.convert(value, _RESULTS[kind], "result of a worker")

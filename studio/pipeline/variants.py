@@ -1,0 +1,56 @@
+"""The engine's side of one variant: made and compared in one worker, measured and judged in a fresh one.
+
+Two processes, because what a recipe leaves in memory would be counted as the variant's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from studio.core.errors import Cancelled, StudioError
+from studio.core.manifest import Machine, Verdict
+from studio.core.names import REFERENCE_VARIANT
+from studio.core.settings import WorkerSettings
+from studio.pipeline.messages import MeasureTask, Progress, VariantResult, VariantTask
+from studio.pipeline.process import spawn_worker
+
+
+async def make_variant(
+    settings: WorkerSettings,
+    scratch: Path,
+    log_path: Path,
+    task: VariantTask,
+    machine: Machine,
+    on_progress: Progress | None = None,
+) -> VariantResult:
+    """Make, compare, measure and judge one variant; the recipe `fp32` only measures the reference.
+
+    A recipe that does not apply, fails or ends its worker is an answer too: a result without a graph, whose verdict
+    says why. `machine` is for that case, where no worker could tell. Raises Cancelled, and StudioError when the
+    reference itself can not be measured.
+    """
+    if task.recipe == REFERENCE_VARIANT:
+        return await _measure(settings, scratch, log_path, MeasureTask(variant=task), on_progress)
+    try:
+        async with spawn_worker(settings, scratch, log_path, "lab", task.threads) as worker:
+            made = await worker.run(task, on_progress)
+        if made.graph is None:
+            sentence = f"{task.recipe} does not apply: {made.reason.rstrip('.')}."
+            verdict = Verdict(outcome="not applicable", sentence=sentence)
+            return VariantResult(verdict=verdict, machine=made.machine, tools=made.tools)
+        result = await _measure(settings, scratch, log_path, MeasureTask(variant=task, made=made), on_progress)
+    except Cancelled:
+        raise
+    except StudioError as error:
+        problem = replace(error.problem, fix="")
+        verdict = Verdict(outcome="reject", sentence=f"{task.recipe} could not be made: {problem.sentence()}")
+        return VariantResult(verdict=verdict, machine=machine, tools={})
+    return result
+
+
+async def _measure(
+    settings: WorkerSettings, scratch: Path, log_path: Path, task: MeasureTask, on_progress: Progress | None
+) -> VariantResult:
+    async with spawn_worker(settings, scratch, log_path, "lab", task.variant.threads) as worker:
+        return await worker.run(task, on_progress)
