@@ -134,6 +134,14 @@ class RunningEngine:
             seconds,
         )
 
+    def registered_version(self, stem: str, seconds: float = 120.0) -> int | None:
+        """The version that the newest arrival of a stem became, waiting for a job that registers one."""
+
+        def see() -> int | None:
+            return next((job.version for job in self.client.jobs() if job.stem == stem and job.version), None)
+
+        return until(see, f"a version of {stem}", seconds)
+
 
 def kills(default: int) -> int:
     """How many random kills to try: `default`, or what STUDIO_KILLS says."""
