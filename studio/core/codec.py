@@ -32,7 +32,7 @@ def decode(data: bytes | str, kind: type[T], what: str = "JSON document") -> T:
 def convert(value: Any, kind: type[T], what: str = "value") -> T:
     """The typed value of already parsed JSON or TOML. Raises InvalidInput."""
     try:
-        return msgspec.convert(value, type=kind)
+        return msgspec.convert(value, type=kind, str_keys=True)  # JSON has no other keys
     except msgspec.ValidationError as error:
         raise InvalidInput(f"Invalid {what}.", f"{error}.") from error
 

@@ -72,8 +72,19 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
 
     if made is None or made.graph is None or made.fidelity is None:
         alone = measure_reference(variant.reference, samples.inputs, variant.batchable, variant.threads, measuring)
+        # Against itself: what is learnt is its accuracy on the labelled samples.
+        itself = fidelity_of(
+            variant.reference,
+            variant.reference,
+            samples.inputs,
+            samples.labels,
+            variant.kind,
+            variant.batchable,
+            variant.threads,
+        )
         return VariantResult(
             verdict=reference_verdict(alone, variant.reference_size),
+            fidelity=itself,
             measurement=alone,
             machine=this_machine(),
             tools=tool_versions(),
