@@ -213,7 +213,7 @@ class Intake:
             graph=stored,
             parity=result.parity,
             samples=Samples(kind=result.samples_kind, count=result.samples_count, file=put(result.samples_path)),
-            example=put(result.example_path),
+            example=put(result.example_path) if result.example_path else None,
             machine=result.machine,
             tools=result.tools,
             title=result.title,

@@ -7,6 +7,7 @@ them; an alias moves only after its new target was loaded and warmed by the serv
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,7 @@ from studio.core.events import EventKind
 from studio.core.journal import AliasMove, Entry
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.metrics import Point, Tick
-from studio.core.names import Reference
+from studio.core.names import REFERENCE_VARIANT, Reference, variant_key
 from studio.core.routing import RoutingTable, Target
 from studio.core.views import ModelDetail, VersionDetail, VersionPage, VersionRow
 from studio.engine.bus import Bus
@@ -33,6 +34,7 @@ from studio.store.workspace import Workspace
 
 T = TypeVar("T")
 Change = Literal["added", "archived", "restored", "purged"]
+KEPT_WARM = 8  # versions that just arrived are loaded before anyone asks; others on first use
 MAX_EXAMPLE = 64 * 1024 * 1024
 
 
@@ -45,6 +47,7 @@ class Keep:
         self._changing = asyncio.Lock()
         self._registry: Registry | None = None
         self._table = RoutingTable()
+        self._newest: deque[str] = deque(maxlen=KEPT_WARM)
         self.notices: tuple[str, ...] = ()
 
     # -- lifecycle
@@ -84,7 +87,7 @@ class Keep:
         """Send the current routes. Returns what failed to load among the pinned targets."""
         generation = self._table.generation + 1
         table = await self._run(lambda: routing_table(self.registry, generation))
-        self._table = replace(table, pinned=tuple(dict.fromkeys((*table.pinned, *also_pinned))))
+        self._table = replace(table, pinned=tuple(dict.fromkeys((*table.pinned, *self._newest, *also_pinned))))
         return await self._supervisor.apply(self._table)
 
     def resolve(self, reference: str) -> Target:
@@ -116,6 +119,7 @@ class Keep:
                 return manifest
 
             manifest = await self._run(work)
+            self._newest.append(f"{manifest.model}:{variant_key(manifest.version, REFERENCE_VARIANT)}")
             await self._refresh_routes()
         self._told_version(manifest.model, manifest.version, "added")
         return manifest
@@ -149,7 +153,7 @@ class Keep:
     async def move_alias(self, model: str, alias: str, tail: str, why: str, actor: str) -> AliasMove:
         """Point an alias at `3`, `3-int8` or another alias.
 
-        Raises InvalidInput, NotFound, Conflict, and Refused when the server can not load the target: nothing moved then.
+        Raises InvalidInput, NotFound, Conflict; Refused when the server can not load the target, and nothing moved.
         """
         async with self._changing:
             await self._warm(self.resolve(str(Reference.of(model, tail))))

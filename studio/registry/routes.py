@@ -17,15 +17,16 @@ def routing_table(registry: Registry, generation: int) -> RoutingTable:
 
     Of each version: its reference graph, and every variant with a graph that was kept, found not distinguishable, or
     rejected (those answer by full reference only, as no alias is moved there by us). `latest` is among the aliases.
-    The bare name means `production`, else the newest version. `pinned` are the targets that a name other than their
-    full reference leads to. Raises Unavailable.
+    The bare name means `production`, else the newest version. `pinned` are the targets that an alias of the user's
+    leads to: `latest` alone pins nothing, or a thousand models would all be loaded at once. Raises Unavailable.
     """
     _refresh(registry)
     pinned = sorted(
         {
             routes.targets[key].name
             for routes in registry.routes.values()
-            for key in (routes.primary, *routes.aliases.values())
+            for alias, key in routes.aliases.items()
+            if alias != LATEST
         }
     )
     return RoutingTable(generation=generation, models=dict(registry.routes), pinned=tuple(pinned))

@@ -119,14 +119,14 @@ def test_the_routing_table_holds_all_that_can_be_asked_for(registry: Registry) -
     assert table.generation == 7
     assert set(table.models) == {"digits", "other"}
     assert set(table.models["digits"].targets) == {"1-fp32", "1-int8", "1-fp16"}
-    assert table.pinned == ("digits:1-fp32", "other:1-fp32")
+    assert table.pinned == ()
     target = table.resolve(Reference.parse("digits:1-int8"))
     assert target is not None
     assert (target.name, target.signature, target.class_labels) == ("digits:1-int8", SIGNATURE, tuple("0123456789"))
     assert blobs.path(target.sha256).read_bytes() == b"digits 1 int8"
     assert target.path == str(blobs.path(target.sha256))
     move_alias(registry, "digits", "production", "1-fp16")
-    assert routing_table(registry, 8).pinned == ("digits:1-fp16", "digits:1-fp32", "other:1-fp32")
+    assert routing_table(registry, 8).pinned == ("digits:1-fp16",)
     assert table.models["digits"].primary == "1-fp32"  # the earlier value did not change
     restore(registry, "gone", 1)
     assert "gone" in routing_table(registry, 9).models
