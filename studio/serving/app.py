@@ -1,0 +1,152 @@
+"""The HTTP application: a plain ASGI callable that guards the door and hands each path to its protocol."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import studio
+from studio.core.errors import Denied, InvalidInput, StudioError
+from studio.serving.http import (
+    Connection,
+    Disconnected,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    error_response,
+    header_map,
+    json_response,
+    packed,
+    read_body,
+    respond,
+)
+from studio.serving.problems import MethodNotAllowed, UnknownPath
+from studio.serving.protocols import oip
+from studio.serving.service import Service
+
+Handler = Callable[[Service, Request], Awaitable[Response]]
+
+PROTOCOLS: dict[str, Handler] = {oip.PREFIX: oip.handle}
+"""First segment of the path -> who answers. One line a protocol."""
+
+_ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104
+_log = logging.getLogger("studio.serving")
+
+
+def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The ASGI application. `scope["studio.connection"]` is the request's `Connection`, if it has one."""
+    host = service.settings.host
+    limit = service.settings.max_body_bytes
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        started_ns = time.perf_counter_ns()
+        if scope["type"] != "http":
+            return
+        try:
+            headers = header_map(scope["headers"])
+            check_door(scope["method"], headers, scope["http_version"], host)
+            segments = split_path(scope["raw_path"])
+            body = await read_body(receive, headers, limit)
+            connection = scope.get("studio.connection") or Connection()
+            request = Request(scope["method"], segments, headers, body, connection, started_ns)
+            response = await packed(await _answer(service, request), headers)
+        except StudioError as error:
+            response = error_response(error)
+        except Disconnected:
+            return
+        except Exception:
+            response = _unforeseen()
+        await respond(send, response)
+
+    return app
+
+
+async def _answer(service: Service, request: Request) -> Response:
+    handler = PROTOCOLS.get(request.segments[0]) if request.segments else None
+    if handler is not None:
+        return await handler(service, request)
+    if request.segments:
+        raise UnknownPath
+    if request.method != "GET":
+        raise MethodNotAllowed("GET")
+    paths = [f"/{prefix}" for prefix in PROTOCOLS]
+    return json_response({"name": "studio", "version": studio.__version__, "status": "alive", "paths": paths})
+
+
+def _unforeseen() -> Response:
+    """The log gets the traceback, the client an id to find it by."""
+    request_id = secrets.token_hex(6)
+    _log.exception("request %s failed", request_id)
+    error = StudioError(
+        f"Internal error (request {request_id}).", "", f"The server's log tells more: look for {request_id}."
+    )
+    return error_response(error)
+
+
+def split_path(raw_path: bytes) -> tuple[str, ...]:
+    """The segments, each percent-decoded once; one '/' at the end does not count. Raises InvalidInput for non-UTF-8."""
+    parts = raw_path.split(b"/")[1:]
+    if parts and not parts[-1]:
+        parts.pop()
+    try:
+        return tuple((unquote_to_bytes(part) if b"%" in part else part).decode("utf-8") for part in parts)
+    except UnicodeDecodeError:
+        raise InvalidInput("The path is not valid UTF-8.") from None
+
+
+def check_door(method: str, headers: dict[bytes, bytes], http_version: str, host: str) -> None:
+    """Refuse what a browser was tricked into sending. `host` is the configured one.
+
+    A `Host` that is not ours means DNS rebinding; an `Origin` that is not ours, another site's page. Raises Denied,
+    and InvalidInput where HTTP/1.1 comes without `Host`.
+    """
+    given = headers.get(b"host")
+    if given is None:
+        if http_version == "1.1":
+            raise InvalidInput("The header 'Host' is missing.", "HTTP/1.1 demands it.")
+    elif not host_allowed(given, host):
+        raise Denied(
+            "The header 'Host' names another host.",
+            "Only loopback names and the configured host are answered.",
+            "Call it as localhost, or set host under [serving] in studio.toml.",
+        )
+    origin = headers.get(b"origin")
+    if origin is not None and method not in ("GET", "HEAD") and not origin_allowed(origin, host):
+        raise Denied("The header 'Origin' names another site.", "Pages of other sites may not send requests here.")
+
+
+@functools.lru_cache(maxsize=256)
+def host_allowed(given: bytes, configured: str) -> bool:
+    """Whether a `Host` header (`name[:port]`) is a loopback name or the configured host.
+
+    Where the configured host is 'any address', every literal address passes: rebinding needs a name.
+    """
+    try:
+        parts = urlsplit("//" + given.decode("ascii"))
+        name = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        return False
+    if parts.path or parts.username is not None or parts.query or parts.fragment:
+        return False
+    if name in ("localhost", configured.lower()) and name:
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or configured in _ANY_ADDRESS
+
+
+@functools.lru_cache(maxsize=256)
+def origin_allowed(origin: bytes, configured: str) -> bool:
+    """Whether an `Origin` header (`scheme://name[:port]`) is of this machine. 'null' is not."""
+    scheme, separator, rest = origin.partition(b"://")
+    return bool(separator) and scheme.lower() in (b"http", b"https") and host_allowed(rest, configured)

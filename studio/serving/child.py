@@ -1,0 +1,157 @@
+"""The server process: `python -m studio.serving.child --listen-fd N --control-fd M`.
+
+It inherits a listening socket and one end of a Unix socket pair (`studio.serving.control`), and exits with 0 after
+draining: on SIGTERM, when it is told to, and when its owner is gone. SIGINT is ignored, since a terminal sends it to
+the whole process group and the owner decides. Connections wait in the backlog until the first routing table is in
+force, so a server that takes another's place refuses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+
+# Before anything imports onnxruntime.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from studio.core.errors import StudioError
+from studio.core.routing import RoutingTable
+from studio.core.settings import ServingSettings
+from studio.serving import sessions
+from studio.serving.app import make_app
+from studio.serving.connection import Listener
+from studio.serving.control import Channel, Drain
+from studio.serving.executor import Executor
+from studio.serving.reporter import Reporter
+from studio.serving.router import Router
+from studio.serving.service import Service
+from studio.serving.statistics import Statistics
+
+DRAIN_SECONDS = 30.0
+"""Requests that are still under way after so long are cut off."""
+
+_log = logging.getLogger("studio.serving")
+
+
+async def serve(listening: socket.socket, control: socket.socket) -> int:
+    """Serve until told to stop, then drain. Returns the exit code: 0, or 1 where it could not go on."""
+    code = 0
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    channel = await Channel.open(control)
+    tables: asyncio.Queue[RoutingTable] = asyncio.Queue()
+    settings: asyncio.Future[ServingSettings] = loop.create_future()
+    reading = asyncio.create_task(_read(channel, settings, tables, stop))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((settings, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if settings.done():
+        service, reporter = build(settings.result(), channel)
+        listener = Listener(make_app(service), listening)
+        channel.send("ready")
+        applying = asyncio.create_task(_apply(channel, service, listener, tables))
+        await asyncio.wait((stopping, applying), return_when=asyncio.FIRST_COMPLETED)
+        service.ready = False
+        if applying.done():
+            # Serving on with routes that can no longer change would be worse than being started anew.
+            code = 1
+            _log.error("routes can not be applied any more", exc_info=applying.exception())
+        applying.cancel()
+        if not await listener.drain(DRAIN_SECONDS):
+            _log.warning("requests were cut off: they were not done %.0f s after draining began", DRAIN_SECONDS)
+        service.router.close()
+        service.executor.close()
+        reporter.flush()
+    reading.cancel()
+    await channel.flush(1.0)
+    return code
+
+
+def build(settings: ServingSettings, channel: Channel) -> tuple[Service, Reporter]:
+    """The parts of the server, wired. Needs a running loop."""
+    loop = asyncio.get_running_loop()
+    statistics = Statistics()
+    router = Router(functools.partial(sessions.load, threads=settings.threads))
+    reporter = Reporter(loop, channel, statistics, lambda: router.loaded)
+    router.on_change = reporter.touch
+    executor = Executor(loop, settings.workers, settings.queue)
+    return Service(settings, router, executor, statistics, reporter.touch), reporter
+
+
+async def _read(
+    channel: Channel,
+    settings: asyncio.Future[ServingSettings],
+    tables: asyncio.Queue[RoutingTable],
+    stop: asyncio.Event,
+) -> None:
+    try:
+        async for message in channel.messages():
+            if isinstance(message, RoutingTable):
+                tables.put_nowait(message)
+            elif isinstance(message, Drain):
+                break
+            elif not settings.done():
+                settings.set_result(message)
+    except StudioError as error:
+        _log.error("the control channel broke: %s", error)
+    finally:
+        stop.set()
+
+
+async def _apply(channel: Channel, service: Service, listener: Listener, tables: asyncio.Queue[RoutingTable]) -> None:
+    """Put tables in force in the order they come; start accepting connections after the first."""
+    while True:
+        table = await tables.get()
+        errors = await service.router.apply(table)
+        service.statistics.keep_only({target.name for target in service.router.targets()})
+        if not service.ready:
+            await listener.start()
+            service.ready = True
+        channel.send("routes_applied", generation=table.generation, errors=errors)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry of the process. Does not return."""
+    parser = argparse.ArgumentParser(prog="studio.serving.child")
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    _raise_file_limit()
+    listening = socket.socket(fileno=given.listen_fd)
+    control = socket.socket(fileno=given.control_fd)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        code = runner.run(serve(listening, control))
+        logging.shutdown()
+        # The runtime's and the loaders' threads may be in the middle of something; none of it is worth waiting for.
+        os._exit(code)
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    with contextlib.suppress(ImportError):  # uvloop does not exist on every system
+        import uvloop
+
+        return uvloop.Loop  # type: ignore[no-any-return]
+    return None
+
+
+def _raise_file_limit() -> None:
+    """Every connection takes a file descriptor; the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The HTTP connection: uvicorn's httptools protocol with limits on what it keeps, and the listener that makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+import orjson
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from studio.serving.http import Connection
+
+MAX_HEAD_BYTES = 64 * 1024
+"""The request line and all headers together."""
+MAX_CHUNKS = 65536
+"""Chunks of one body, as Triton limits them: each costs time, however small it is."""
+HEAD_SECONDS = 30.0
+"""A request line with its headers has to be complete after so long."""
+LINGER_SECONDS = 10.0
+"""A client that was answered before its body was complete has so long to finish sending."""
+KEEP_ALIVE_SECONDS = 75
+FIRST_REQUEST_SECONDS = 1.0
+"""On draining, a connection that was just accepted has so long to send the request that it was opened for."""
+
+
+class Refusal(Exception):
+    """Raised in a parser callback: stop reading, answer `status` with `words`, close."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+        self.words = words
+
+
+class ServingProtocol(HttpToolsProtocol):
+    """One connection. Adds to uvicorn's: limits on head and chunks, time-outs, JSON errors, draining, and a
+    `Connection` in the scope through which a running request learns that its client has gone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.peer = Connection()
+        self.draining = False
+        self.reading_head = False
+        self.head_bytes = 0
+        self.chunks = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.refusal: Refusal | None = None
+        self.refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._disarm()
+        self._unset_keepalive_if_required()
+        for callback in tuple(self.peer.on_lost):
+            callback()
+        self.app_state["on_connection_lost"]()
+
+    def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
+        super().data_received(data)
+        if self.reading_head and self.timer is None:
+            self._arm(HEAD_SECONDS)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["studio.connection"] = self.peer  # type: ignore[typeddict-unknown-key]
+        self.reading_head = True
+        self.head_bytes = 0
+        self.chunks = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self.reading_head = False
+        self._disarm()
+        super().on_headers_complete()
+        if self.draining:
+            self.cycle.keep_alive = False
+
+    def on_chunk_header(self) -> None:
+        self.chunks += 1
+        if self.chunks > MAX_CHUNKS:
+            raise self._refuse(400, f"The body comes in more than {MAX_CHUNKS} chunks. Send larger ones.")
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            # The answer came before the body was complete; the connection can be used again now.
+            self.cycle.more_body = False
+            self._disarm()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        more_body = self.cycle.more_body
+        super().on_response_complete()
+        if more_body and not self.transport.is_closing():
+            self._arm(LINGER_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what can not be parsed. While an earlier request of the connection is being answered, only close."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            cycle.keep_alive = False
+            self.pipeline.clear()
+            self.transport.pause_reading()
+            return
+        refusal = self.refusal or Refusal(400, "Malformed HTTP request.")
+        self._close_with(refusal)
+
+    def drain(self) -> None:
+        """Finish what is under way, then close; close at once when nothing is."""
+        self.draining = True
+        if self.refused:
+            self.transport.close()
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        elif self.reading_head or self.cycle is None:
+            self._disarm()
+            self._arm(FIRST_REQUEST_SECONDS)
+        else:
+            self.transport.close()
+
+    def _count_head(self, size: int) -> None:
+        self.head_bytes += size
+        if self.head_bytes > MAX_HEAD_BYTES:
+            raise self._refuse(431, f"The request line and headers take more than {MAX_HEAD_BYTES} bytes.")
+
+    def _refuse(self, status: int, words: str) -> Refusal:
+        self.refusal = Refusal(status, words)
+        return self.refusal
+
+    def _close_with(self, refusal: Refusal) -> None:
+        """Answer and say goodbye, but read on for a while: closing on unread bytes would take the answer with it."""
+        body = orjson.dumps({"error": refusal.words})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.refused = True
+        self.reading_head = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write(b"".join((STATUS_LINE[refusal.status], head, body)))
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        self._arm(LINGER_SECONDS)
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self.timer = self.loop.call_later(seconds, self._time_is_up)
+
+    def _disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _time_is_up(self) -> None:
+        self.timer = None
+        if self.transport.is_closing():
+            return
+        if self.reading_head:
+            self._close_with(Refusal(408, "The request line and headers came in too slowly."))
+        else:
+            self.transport.close()
+
+
+class Listener:
+    """Accepts connections from a listening socket that someone else made, and may go on using.
+
+    uvicorn's own `Server` wakes ten times a second to look whether it should stop; this one sleeps.
+    """
+
+    def __init__(self, app: Any, listening: socket.socket) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self._listening = listening
+        self._state = ServerState()
+        self._config = Config(
+            app,
+            http=ServingProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        self._server: asyncio.Server | None = None
+        self._draining = False
+        self._empty = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start accepting; until now, connections wait in the backlog."""
+        self._config.load()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, sock=self._listening, backlog=self._config.backlog)
+
+    async def drain(self, seconds: float) -> bool:
+        """Stop accepting and let requests under way finish. False when some had not after so long."""
+        if self._server is None:
+            return True
+        self._server.close()
+        # What has arrived already is read first, so that it is answered and not cut off.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self._draining = True
+        for connection in tuple(self._state.connections):
+            connection.drain()  # type: ignore[union-attr]
+        self._lost()
+        try:
+            await asyncio.wait_for(self._empty.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _protocol(self) -> ServingProtocol:
+        protocol = ServingProtocol(
+            config=self._config, server_state=self._state, app_state={"on_connection_lost": self._lost}
+        )
+        protocol.draining = self._draining
+        return protocol
+
+    def _lost(self) -> None:
+        if self._draining and not self._state.connections:
+            self._empty.set()

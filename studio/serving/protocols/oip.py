@@ -1,0 +1,152 @@
+"""Open Inference Protocol v2 over REST, with Triton's extensions.
+
+Sources: Open Inference Protocol, inference_rest.md and open_inference_rest.yaml; Triton, docs/protocol. Deviations, all
+towards saying more: health answers carry JSON, versions may be `3`, `3-int8` or an alias, sizes below 1 answer 400.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import studio
+from studio.core.errors import InvalidInput, StudioError, Unavailable
+from studio.core.routing import Target
+from studio.serving.http import Disconnected, Request, Response, json_response, unpacked
+from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
+from studio.serving.protocols import oip_documents as documents
+from studio.serving.protocols import oip_infer
+from studio.serving.service import Service, batch_rows, count_failure, count_success, run
+
+PREFIX = "v2"
+NAME = "v2"
+EXTENSIONS = ("classification", "model_configuration", "binary_tensor_data", "parameters", "statistics")
+CLIENT_CLOSED = 499
+"""The status that the live tail shows for requests whose client went away."""
+
+
+async def handle(service: Service, request: Request) -> Response:
+    """Answer any path under /v2. Raises StudioError."""
+    match request.segments[1:]:
+        case ("models", model, "infer"):
+            _only(request, "POST")
+            return await _infer(service, request, model, "")
+        case ("models", model, "versions", version, "infer"):
+            _only(request, "POST")
+            return await _infer(service, request, model, version)
+        case ():
+            _only(request, "GET")
+            return json_response({"name": "studio", "version": studio.__version__, "extensions": EXTENSIONS})
+        case ("health", "live"):
+            _only(request, "GET")
+            return json_response({"live": True})
+        case ("health", "ready"):
+            _only(request, "GET")
+            return json_response({"ready": service.ready, "live": True}, 200 if service.ready else 503)
+        case ("models",):
+            _only(request, "GET")
+            return json_response({"models": list(service.router.table.models)})
+        case ("models", "stats"):
+            _only(request, "GET")
+            return json_response(_statistics(service, list(service.router.targets())))
+        case ("models", model):
+            return _about(service, request, model, "", "")
+        case ("models", model, "versions", version):
+            return _about(service, request, model, version, "")
+        case ("models", model, "versions", version, action):
+            return _about(service, request, model, version, action)
+        case ("models", model, action):
+            return _about(service, request, model, "", action)
+        case ("repository", *rest):
+            return await _repository(service, request, rest)
+        case _ if _is_foreign(request.segments[1:]):
+            raise Unsupported("This server does not offer this extension.", "", "GET /v2 lists those that it offers.")
+    raise UnknownPath
+
+
+def _only(request: Request, method: str) -> None:
+    if request.method != method:
+        raise MethodNotAllowed(method)
+
+
+def _is_foreign(segments: tuple[str, ...]) -> bool:
+    """Paths of Triton's extensions that are not offered here."""
+    return segments[0] in ("logging", "trace", "systemsharedmemory", "cudasharedmemory")
+
+
+def _about(service: Service, request: Request, model: str, version: str, action: str) -> Response:
+    router = service.router
+    if action in ("generate", "generate_stream", "trace"):
+        raise Unsupported("This server does not offer this extension.", "", "GET /v2 lists those that it offers.")
+    if action not in ("", "ready", "config", "stats"):
+        raise UnknownPath
+    _only(request, "GET")
+    target = router.resolve(model, version)
+    routes = router.routes(target.model)
+    if action == "":
+        return json_response(documents.metadata(routes, target))
+    if action == "config":
+        return json_response(documents.config(target))
+    if action == "stats":
+        named = version or ":" in model
+        return json_response(_statistics(service, [target] if named else list(routes.targets.values()), target))
+    failure = router.failure(target)
+    if failure or not service.ready:
+        raise Unavailable("Model version not ready", failure.sentence() if failure else "The server is shutting down.")
+    return json_response({"name": target.model, "ready": True})
+
+
+def _statistics(service: Service, targets: list[Target], always: Target | None = None) -> dict[str, Any]:
+    """Of the targets that are loaded or were used, and of `always` in any case."""
+    totals = service.statistics.totals
+    shown = [
+        target for target in targets if target is always or target.name in totals or service.router.is_loaded(target)
+    ]
+    return documents.statistics(shown, totals)
+
+
+async def _repository(service: Service, request: Request, rest: list[str]) -> Response:
+    match rest:
+        case ["index"]:
+            _only(request, "POST")
+            body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
+            asked = oip_infer.load_json(body) if body.strip() else {}
+            if not isinstance(asked, dict):
+                raise InvalidInput("failed to parse the request JSON buffer: an object is expected.")
+            ready = asked.get("ready", False)
+            if not isinstance(ready, bool):
+                raise InvalidInput("Invalid value for 'ready': expected a boolean")
+            return json_response(documents.index(service.router, ready))
+        case ["models", _, ("load" | "unload") as action]:
+            _only(request, "POST")
+            raise Unsupported(
+                f"This server does not {action} models on request.",
+                "The routes of its workspace decide what is loaded.",
+                "Use: studio promote, or any request for the version, which loads it.",
+            )
+        case [_, "index"] | [_, "models", _, "load" | "unload"]:
+            raise Unsupported("'repository_name' specification is not supported")
+    raise UnknownPath
+
+
+async def _infer(service: Service, request: Request, model_segment: str, version: str) -> Response:
+    target: Target | None = None
+    try:
+        target = service.router.resolve(model_segment, version)
+        model = service.router.model(target) or await service.router.loaded_model(target)
+        body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
+        parsing = time.perf_counter_ns()
+        call = oip_infer.parse(body, request.headers, target)
+        parsing = time.perf_counter_ns() - parsing
+        names = [wanted.spec.name for wanted in call.wanted]
+        arrays, ticket = await run(service, request.connection, model, call.inputs, names, call.timeout_us)
+        response = oip_infer.answer(call, target, documents.version_name(target), arrays)
+        rows = batch_rows(target, call.inputs)
+        count_success(service, target, NAME, rows, request.started_ns, parsing, ticket)
+        return response
+    except StudioError as error:
+        count_failure(service, target, NAME, error.http_status, request.started_ns, str(error))
+        raise
+    except Disconnected:
+        count_failure(service, target, NAME, CLIENT_CLOSED, request.started_ns, "The client went away.")
+        raise

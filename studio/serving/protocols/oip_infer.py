@@ -1,0 +1,365 @@
+"""Infer requests and responses of OIP v2 REST with Triton's extensions.
+
+Sources: Open Inference Protocol, inference_rest.md; Triton, extension_binary_data.md, extension_parameters.md,
+extension_classification.md. The wording of errors is Triton's where its own tests, and so its clients, look for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import orjson
+
+from studio.core.errors import InvalidInput
+from studio.core.routing import Target
+from studio.core.tensors import DATATYPES, TensorSpec
+from studio.serving.http import OCTETS, Response
+from studio.serving.problems import ModelFailed, Unsupported
+from studio.serving.protocols import oip_tensors as tensors
+from studio.serving.sessions import Array
+
+HEADER_LENGTH = b"inference-header-content-length"
+MAX_DEPTH = 100
+MAX_BATCH = 65536
+"""Rows of a batch; what `max_batch_size` in a model's configuration says of targets that take batches."""
+DUMPS = orjson.OPT_SERIALIZE_NUMPY
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One output to answer with. `classes` 0 = the tensor itself."""
+
+    spec: TensorSpec
+    binary: bool
+    classes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A parsed infer request. `timeout_us` 0 = none."""
+
+    id: str
+    inputs: dict[str, Array]
+    wanted: tuple[Wanted, ...]
+    timeout_us: int = 0
+
+
+def parse(body: bytes, headers: dict[bytes, bytes], target: Target) -> Call:
+    """The call that a request body stands for, checked against the signature. Raises InvalidInput, Unsupported."""
+    text = headers.get(HEADER_LENGTH)
+    if text is None:
+        return _parse_document(load_json(body), memoryview(b""), target)
+    length = _header_length(text, len(body))
+    if length == 0:
+        return _raw_call(memoryview(body), target)
+    view = memoryview(body)
+    return _parse_document(load_json(view[:length]), view[length:], target)
+
+
+def _header_length(text: bytes, size: int) -> int:
+    shown = text.decode("latin-1")[:40]
+    digits = text.strip()
+    if not digits.lstrip(b"-").isdigit():
+        raise InvalidInput(f"Unable to parse Inference-Header-Content-Length, got: {shown}")
+    # Long strings of digits are out of range whatever they say, and slow to convert.
+    length = int(digits) if len(digits) < 20 else -1
+    if not 0 <= length <= size:
+        raise InvalidInput(f"inference header size should be in range (0, {size}), got: {shown}")
+    return length
+
+
+def load_json(body: bytes | memoryview) -> Any:
+    """Parsed JSON, at most 100 levels deep. Raises InvalidInput."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if "depth limit" in str(error) or "ecursion" in str(error):
+            raise _too_deep() from None
+        raise InvalidInput(f"failed to parse the request JSON buffer: {error}") from None
+    if _maybe_deep(body) and _is_deep(value):
+        raise _too_deep()
+    return value
+
+
+def _too_deep() -> InvalidInput:
+    return InvalidInput(f"JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})")
+
+
+def _maybe_deep(body: bytes | memoryview) -> bool:
+    """Whether the brackets alone, those in strings included, climb over the limit."""
+    # Folds '[' onto '{' and ']' onto '}': they differ in one bit.
+    folded = np.frombuffer(body, np.uint8) | 0x20
+    opening = folded == 0x7B
+    if np.count_nonzero(opening) <= MAX_DEPTH:
+        return False
+    places = np.flatnonzero(opening | (folded == 0x7D))
+    return int(np.cumsum(np.where(opening[places], 1, -1)).max()) > MAX_DEPTH
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inside += item.values()
+            elif isinstance(item, list):
+                inside += item
+        level = [item for item in inside if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _parse_document(document: Any, binary: memoryview, target: Target) -> Call:
+    if not isinstance(document, dict):
+        raise InvalidInput("failed to parse the request JSON buffer: an object is expected.")
+    request_id = document.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidInput("Unable to parse 'id': a string is expected.")
+    parameters = _parameters(document, "the request")
+    for key in parameters:
+        if key.startswith("triton_"):
+            raise InvalidInput(
+                f"parameter keys starting with 'triton_' are reserved for Triton usage, got: '{key[:60]}'"
+            )
+    default_binary = _flag(parameters, "binary_data_output", "the request", False)
+    return Call(
+        id=request_id,
+        inputs=_inputs(document, binary, target),
+        wanted=_wanted(document, default_binary, target),
+        timeout_us=_count(parameters, "timeout", "the request", 0),
+    )
+
+
+def _parameters(owner: Json, what: str) -> Json:
+    parameters = owner.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise InvalidInput(f"Unable to parse 'parameters' of {what}: an object is expected.")
+    return parameters
+
+
+def _flag(parameters: Json, key: str, what: str, default: bool) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"Unable to parse '{key}' of {what}: true or false is expected.")
+    return value
+
+
+def _count(parameters: Json, key: str, what: str, default: int) -> int:
+    value = parameters.get(key, default)
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise InvalidInput(f"Unable to parse '{key}' of {what}: a whole number is expected.")
+    return value
+
+
+def _entries(document: Json, key: str) -> list[Json]:
+    entries = document.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InvalidInput(f"Unable to parse '{key}': a list of objects is expected.")
+    for entry in entries:
+        if not isinstance(entry.get("name"), str):
+            raise InvalidInput(f"Unable to parse 'name' in '{key}': a string is expected.")
+    return entries
+
+
+def _no_shared_memory(parameters: Json, what: str) -> None:
+    if any(key.startswith("shared_memory_") for key in parameters):
+        raise Unsupported(
+            f"{what} asks for shared memory, which this server does not offer.", "", "Send binary tensors."
+        )
+
+
+def _inputs(document: Json, binary: memoryview, target: Target) -> dict[str, Array]:
+    specs = {spec.name: spec for spec in target.signature.inputs}
+    arrays: dict[str, Array] = {}
+    at = 0
+    for entry in _entries(document, "inputs"):
+        name: str = entry["name"]
+        if name in arrays:
+            raise InvalidInput(f"input '{name[:100]}' already exists in request")
+        spec = specs.get(name)
+        if spec is None:
+            raise InvalidInput(f"unexpected inference input '{name[:100]}' for model '{target.model}'")
+        shape = _check_input(entry, spec, target)
+        parameters = _parameters(entry, f"input '{name}'")
+        _no_shared_memory(parameters, f"input '{name}'")
+        if "binary_data_size" in parameters:
+            if "data" in entry:
+                raise InvalidInput(f"input '{name}' has both 'data' and 'binary_data_size'.")
+            size = _count(parameters, "binary_data_size", f"input '{name}'", 0)
+            if size > len(binary) - at:
+                missing = size - (len(binary) - at)
+                raise InvalidInput(
+                    f"unexpected size for input '{name}', expecting {missing} additional bytes"
+                    f" for model '{target.model}'"
+                )
+            arrays[name] = tensors.from_binary(binary[at : at + size], spec.datatype, shape, name, target.model)
+            at += size
+        elif "data" in entry:
+            arrays[name] = tensors.from_json(entry["data"], spec.datatype, shape, name)
+        else:
+            raise InvalidInput(f"Unable to parse 'data' of input '{name}': there is none.")
+    _check_complete(specs, arrays, target)
+    if at != len(binary):
+        raise InvalidInput(
+            f"unexpected {len(binary) - at} additional bytes behind the last input for model '{target.model}'"
+        )
+    return arrays
+
+
+def _check_input(entry: Json, spec: TensorSpec, target: Target) -> tuple[int, ...]:
+    datatype = entry.get("datatype")
+    if datatype != spec.datatype:
+        if not isinstance(datatype, str) or datatype not in DATATYPES:
+            raise InvalidInput(f"invalid datatype '{str(datatype)[:40]}' for input '{spec.name}'")
+        raise InvalidInput(
+            f"inference input '{spec.name}' data-type is '{datatype}',"
+            f" but model '{target.model}' expects '{spec.datatype}'"
+        )
+    shape = tensors.checked_shape(entry.get("shape"), spec.name)
+    tensors.checked_byte_size(shape, spec.datatype, spec.name)
+    if len(shape) != len(spec.shape) or any(
+        isinstance(want, int) and want != got for want, got in zip(spec.shape, shape, strict=True)
+    ):
+        expected = ",".join(map(str, spec.wire_shape))
+        raise InvalidInput(
+            f"unexpected shape for input '{spec.name}' for model '{target.model}'."
+            f" Expected [{expected}], got [{','.join(map(str, shape))}]."
+        )
+    if target.signature.batchable and shape and shape[0] > MAX_BATCH:
+        raise InvalidInput(f"inference request batch-size must be <= {MAX_BATCH} for '{target.model}'")
+    return shape
+
+
+def _check_complete(specs: dict[str, TensorSpec], arrays: dict[str, Array], target: Target) -> None:
+    if len(arrays) == len(specs):
+        return
+    missing = [name for name in specs if name not in arrays]
+    raise InvalidInput(
+        f"expected {len(specs)} inputs but got {len(arrays)} inputs for model '{target.model}'."
+        f" Got input(s) {list(arrays)}, but missing required input(s) {missing}."
+        " Please provide all required input(s)."
+    )
+
+
+def _wanted(document: Json, default_binary: bool, target: Target) -> tuple[Wanted, ...]:
+    outputs = target.signature.outputs
+    if not document.get("outputs"):
+        return tuple(Wanted(spec, default_binary) for spec in outputs)
+    specs = {spec.name: spec for spec in outputs}
+    wanted: dict[str, Wanted] = {}
+    for entry in _entries(document, "outputs"):
+        name: str = entry["name"]
+        what = f"output '{name[:100]}'"
+        if name in wanted:
+            raise InvalidInput(f"{what} already exists in request")
+        if name not in specs:
+            raise InvalidInput(f"unexpected inference {what} for model '{target.model}'")
+        parameters = _parameters(entry, what)
+        _no_shared_memory(parameters, what)
+        classes = _count(parameters, "classification", what, 0)
+        if "classification" in parameters and classes < 1:
+            raise InvalidInput(f"Unable to parse 'classification' of {what}: at least 1 is expected.")
+        binary = _flag(parameters, "binary_data", what, default_binary)
+        wanted[name] = Wanted(specs[name], binary, classes)
+    return tuple(wanted.values())
+
+
+def _raw_call(raw: memoryview, target: Target) -> Call:
+    """A body that is the only input's bytes and nothing else; every free dimension but one is 1 (a batch of one)."""
+    where = f"model '{target.model}'"
+    specs = target.signature.inputs
+    if len(specs) != 1:
+        raise InvalidInput(
+            f"Raw request must only have 1 input (found 1) to be deduced but got {len(specs)} inputs in {where}"
+        )
+    spec = specs[0]
+    dims = list(spec.wire_shape)
+    if target.signature.batchable and dims and dims[0] == -1:
+        dims[0] = 1
+    if spec.datatype == "BYTES":
+        if prod(dims) not in (1, -1):
+            raise InvalidInput(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
+        array = np.empty(1, dtype=object)
+        try:
+            array[0] = str(raw, "utf-8")
+        except UnicodeDecodeError:
+            raise InvalidInput(f"raw input '{spec.name}' is not valid UTF-8.") from None
+        return Call("", {spec.name: array.reshape([1] * len(dims))}, _all_binary(target))
+    if dims.count(-1) > 1:
+        raise InvalidInput(
+            f"The shape of the raw input '{spec.name}' can not be deduced because there are more than one"
+            " variable-sized dimension"
+        )
+    if -1 in dims:
+        one = -prod(dims) * DATATYPES[spec.datatype][1]
+        if not raw or len(raw) % one:
+            raise InvalidInput(
+                f"input byte size mismatch for input '{spec.name}' for {where}."
+                f" Expected a multiple of {one}, got {len(raw)}"
+            )
+        dims[dims.index(-1)] = len(raw) // one
+    array = tensors.from_binary(raw, spec.datatype, tuple(dims), spec.name, target.model)
+    return Call("", {spec.name: array}, _all_binary(target))
+
+
+def _all_binary(target: Target) -> tuple[Wanted, ...]:
+    return tuple(Wanted(spec, True) for spec in target.signature.outputs)
+
+
+def answer(call: Call, target: Target, version: str, arrays: list[Array]) -> Response:
+    """The response. `arrays` are those of `call.wanted`. Raises InvalidInput for what can not be put as asked."""
+    outputs: list[Json] = []
+    buffers: list[bytes] = []
+    for wanted, array in zip(call.wanted, arrays, strict=True):
+        name, datatype = wanted.spec.name, wanted.spec.datatype
+        if wanted.classes:
+            per_row = bool(wanted.spec.shape) and not isinstance(wanted.spec.shape[0], int)
+            array = tensors.classify(array, datatype, wanted.classes, target.class_labels, per_row)
+            datatype = "BYTES"
+        output: Json = {"name": name, "datatype": datatype, "shape": array.shape}
+        if wanted.binary:
+            buffers.append(tensors.to_binary(array, datatype))
+            output["parameters"] = {"binary_data_size": len(buffers[-1])}
+        else:
+            output["data"] = tensors.to_json(array, datatype, name)
+        outputs.append(output)
+    document: Json = {"model_name": target.model, "model_version": version, "outputs": outputs}
+    if call.id:
+        document["id"] = call.id
+    head = _dump(document)
+    if b"null" in head and _mark_non_finite(outputs):
+        head = _dump(document)
+    if not any(wanted.binary for wanted in call.wanted):
+        return Response(200, head)
+    headers = ((HEADER_LENGTH, str(len(head)).encode()),)
+    return Response(200, b"".join((head, *buffers)), OCTETS, headers)
+
+
+def _dump(document: Json) -> bytes:
+    try:
+        return orjson.dumps(document, option=DUMPS)
+    except orjson.JSONEncodeError as error:
+        raise ModelFailed(
+            "An output can not be written as JSON.", f"{error}.", "Ask for it as a binary tensor (binary_data)."
+        ) from None
+
+
+def _mark_non_finite(outputs: list[Json]) -> bool:
+    """NaN and infinities have become null: say so, and how many, on the outputs that have them."""
+    found = False
+    for output in outputs:
+        data = output.get("data")
+        count = tensors.non_finite(data) if isinstance(data, np.ndarray) else 0
+        if count:
+            output["parameters"] = {"non_finite": count}
+            found = True
+    return found

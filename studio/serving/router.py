@@ -1,0 +1,247 @@
+"""Which session answers for a name: the current routing table, and the models that are loaded for it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from studio.core.errors import InvalidInput, NotFound, Problem, StudioError, Unavailable, from_problem
+from studio.core.routing import ModelRoutes, RoutingTable, Target
+from studio.serving.sessions import LoadedModel
+
+Load = Callable[[Target], LoadedModel]
+Identity = tuple[str, str, str]
+
+MAX_UNPINNED = 8
+"""Targets kept loaded beside the pinned ones; the one not used for longest goes first."""
+RETRY_SECONDS = 10.0
+"""A target that failed to load on use is not tried again for so long."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9._:-]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a target could not be loaded, and when (`time.monotonic()`) that was found out."""
+
+    problem: Problem
+    at: float
+
+
+def identity(target: Target) -> Identity:
+    """Two targets with the same identity can share a session."""
+    return target.name, target.sha256, target.path
+
+
+class Router:
+    """The table that is in force, and its loaded models. Lives on the event loop; `load` runs on its own threads.
+
+    `on_change` is called when a model was loaded or a table put in force.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self.table = RoutingTable()
+        self._load = load
+        self.on_change: Callable[[], None] = lambda: None
+        self._models: dict[Identity, LoadedModel] = {}
+        self._loading: dict[Identity, asyncio.Task[LoadedModel]] = {}
+        self._failures: dict[Identity, Failure] = {}
+        self._applying = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
+
+    @property
+    def loaded(self) -> int:
+        return len(self._models)
+
+    def targets(self) -> Iterator[Target]:
+        """Every target of the table."""
+        for routes in self.table.models.values():
+            yield from routes.targets.values()
+
+    def routes(self, model: str) -> ModelRoutes:
+        """All of one model. Raises InvalidInput for what can not be a name, NotFound."""
+        _check_plain(model)
+        routes = self.table.models.get(model)
+        if routes is None:
+            raise unknown(model)
+        return routes
+
+    def resolve(self, model: str, version: str = "") -> Target:
+        """The target for the model and the version segment of a URL, both percent-decoded.
+
+        `model` may be a full reference (`digits:3-int8`); `version` may be `3`, `3-int8`, an alias, or '' for none.
+        Raises InvalidInput for what can not be a name and for two versions that contradict each other, NotFound.
+        """
+        name, colon, tail = model.partition(":")
+        if colon and not tail:
+            raise InvalidInput(f"Invalid reference {model[:60]!r}.", "Nothing stands behind the colon.")
+        if tail and version and tail != version:
+            raise InvalidInput(
+                f"'{model[:120]}' and version '{version[:120]}' contradict each other.",
+                "",
+                "Give the version in one place.",
+            )
+        routes = self.routes(name)
+        wanted = version or tail
+        if wanted:
+            _check_plain(wanted)
+        target = routes.resolve(wanted)
+        if target is None:
+            raise unknown(name, wanted)
+        return target
+
+    def is_loaded(self, target: Target) -> bool:
+        return identity(target) in self._models
+
+    def model(self, target: Target) -> LoadedModel | None:
+        """The loaded model, without waiting. None when it has to be loaded first (`loaded_model`)."""
+        model = self._models.get(identity(target))
+        if model is not None:
+            model.last_used = time.monotonic()
+        return model
+
+    def failure(self, target: Target) -> Problem | None:
+        """Why the target could not be loaded when it was last tried."""
+        failure = self._failures.get(identity(target))
+        return failure.problem if failure else None
+
+    async def loaded_model(self, target: Target) -> LoadedModel:
+        """The model, loaded now if need be: one load at a time a target, everyone else waits for it.
+
+        Raises Unavailable.
+        """
+        model = self.model(target)
+        if model is not None:
+            return model
+        failure = self._failures.get(identity(target))
+        if failure and time.monotonic() - failure.at < RETRY_SECONDS:
+            raise from_problem(failure.problem)
+        # Shielded: the load is everyone's, the one who asked first may go away.
+        return await asyncio.shield(self._start(target))
+
+    async def apply(self, table: RoutingTable) -> dict[str, str]:
+        """Put a table in force: load and warm what it pins, swap, then release what it no longer names.
+
+        Where a pinned target does not load, the names that were to move to it stay where they were. Returns the
+        reasons by full reference; empty when all went well.
+        """
+        async with self._applying:
+            wanted = [target for name in table.pinned if (target := _find(table, name))]
+            missing = [target for target in wanted if identity(target) not in self._models]
+            results = await asyncio.gather(*(self._start(target) for target in missing), return_exceptions=True)
+            failed: dict[Identity, str] = {}
+            for target, result in zip(missing, results, strict=True):
+                if isinstance(result, BaseException):
+                    failed[identity(target)] = str(result)
+            self.table = _keeping(self.table, table, failed.keys(), self._models.keys())
+            self._release()
+        self.on_change()
+        return {name: reason for (name, _, _), reason in failed.items()}
+
+    def close(self) -> None:
+        """Start no more loads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, target: Target) -> asyncio.Task[LoadedModel]:
+        key = identity(target)
+        task = self._loading.get(key)
+        if task is None:
+            task = self._loading[key] = asyncio.create_task(self._load_one(target))
+            # A load that nobody waits for any more must not complain that its failure was never looked at.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _load_one(self, target: Target) -> LoadedModel:
+        key = identity(target)
+        try:
+            model = await asyncio.get_running_loop().run_in_executor(self._threads, self._load, target)
+        except StudioError as error:
+            self._failures[key] = Failure(error.problem, time.monotonic())
+            raise
+        except Exception as error:
+            unforeseen = Unavailable(f"'{target.name}' could not be loaded.", f"{type(error).__name__}.")
+            self._failures[key] = Failure(unforeseen.problem, time.monotonic())
+            raise unforeseen from error
+        finally:
+            del self._loading[key]
+        self._failures.pop(key, None)
+        applying = self._applying.locked()
+        # The table may have changed meanwhile: those who wait still get their answer, but nothing is kept.
+        if applying or any(identity(other) == key for other in self.targets()):
+            self._models[key] = model
+        # What a table that is being applied has loaded is not pinned so far, and must not be thrown out again.
+        if not applying:
+            self._evict()
+        self.on_change()
+        return model
+
+    def _release(self) -> None:
+        """Drop what the table no longer names. Runs that are under way hold their model until they are done."""
+        named = {identity(target) for target in self.targets()}
+        for key in self._models.keys() - named:
+            del self._models[key]
+        for key in self._failures.keys() - named:
+            del self._failures[key]
+        self._evict()
+
+    def _evict(self) -> None:
+        pinned = set(self.table.pinned)
+        spare = [key for key in self._models if key[0] not in pinned]
+        spare.sort(key=lambda key: self._models[key].last_used)
+        for key in spare[: max(0, len(spare) - MAX_UNPINNED)]:
+            del self._models[key]
+
+
+def unknown(model: str, version: str = "") -> NotFound:
+    """The error for a name that the table does not hold, in the words that clients of Triton look for."""
+    if version:
+        return NotFound(f"Request for unknown model: '{model}' version '{version}' is not found")
+    return NotFound(f"Request for unknown model: '{model}' is not found")
+
+
+def _plain(text: str) -> bool:
+    return bool(_PLAIN.fullmatch(text)) and ".." not in text
+
+
+def _check_plain(text: str) -> None:
+    if not _plain(text):
+        raise InvalidInput(
+            f"Invalid name {text[:60]!r}.",
+            "A model name has lower-case letters, digits, '.', '_' and '-'; behind a colon, a version or an alias.",
+        )
+
+
+def _find(table: RoutingTable, name: str) -> Target | None:
+    model, _, key = name.partition(":")
+    routes = table.models.get(model)
+    return routes.targets.get(key) if routes else None
+
+
+def _keeping(old: RoutingTable, new: RoutingTable, failed: Set[Identity], loaded: Set[Identity]) -> RoutingTable:
+    """The new table, but with every name that would move to a failed target left where it answered before."""
+    if not failed:
+        return new
+    models = {
+        name: _keeping_names(old.models[name], routes, failed, loaded) if name in old.models else routes
+        for name, routes in new.models.items()
+    }
+    return replace(new, models=models)
+
+
+def _keeping_names(old: ModelRoutes, new: ModelRoutes, failed: Set[Identity], loaded: Set[Identity]) -> ModelRoutes:
+    targets = dict(new.targets)
+
+    def keep(old_key: str | None, new_key: str) -> str:
+        wanted = new.targets.get(new_key)
+        before = old.targets.get(old_key) if old_key is not None else None
+        if wanted is None or before is None or identity(wanted) not in failed or identity(before) not in loaded:
+            return new_key
+        targets[before.key] = before
+        return before.key
+
+    aliases = {alias: keep(old.aliases.get(alias), key) for alias, key in new.aliases.items()}
+    return replace(new, primary=keep(old.primary, new.primary), aliases=aliases, targets=targets)

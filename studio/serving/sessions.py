@@ -1,0 +1,171 @@
+"""ONNX Runtime sessions: load a target, warm it, run it.
+
+The environment must hold `ORT_DISABLE_TELEMETRY=1` before onnxruntime is first imported, which is why it is set here
+and imported inside functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from studio.core.errors import InvalidInput, StudioError, Unavailable
+from studio.core.routing import Target
+from studio.core.tensors import DATATYPES, TensorSpec
+from studio.serving.problems import ModelFailed
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+Array = npt.NDArray[Any]
+
+_ONNX_BFLOAT16 = 16
+"""onnx.TensorProto.BFLOAT16."""
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    datatype: np.dtype(ml_dtypes.bfloat16 if datatype == "BF16" else name) for datatype, (name, _) in DATATYPES.items()
+}
+
+
+def dtype_of(datatype: str) -> np.dtype[Any]:
+    """The numpy dtype of an OIP datatype, little-endian. BYTES are arrays of `str` objects."""
+    return _DTYPES[datatype]
+
+
+class LoadedModel:
+    """A target with its session. One session serves any number of threads (`run` releases the GIL).
+
+    `warm_error` tells what the run on zeros failed with, '' if it went well: many models refuse zeros, or sizes of 1,
+    and still serve, so it is recorded and not fatal. `last_used` is `time.monotonic()`.
+    """
+
+    __slots__ = ("__weakref__", "_bf16", "_names", "_session", "last_used", "load_seconds", "target", "warm_error")
+
+    def __init__(self, target: Target, session: Any, load_seconds: float) -> None:
+        self.target = target
+        self.load_seconds = load_seconds
+        self.warm_error = ""
+        self.last_used = time.monotonic()
+        self._session = session
+        self._names = [spec.name for spec in target.signature.outputs]
+        specs = (*target.signature.inputs, *target.signature.outputs)
+        self._bf16 = any(spec.datatype == "BF16" for spec in specs)
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+        """The named outputs in that order, or all in the order of the signature.
+
+        Blocks for as long as the model runs. Raises InvalidInput where the runtime blames the inputs, ModelFailed
+        for every other failure.
+        """
+        names = self._names if outputs is None else list(outputs)
+        try:
+            if self._bf16:
+                return self._run_bf16(inputs, names)
+            results: list[Array] = self._session.run(names, inputs)
+            return results
+        except StudioError:
+            raise
+        except Exception as error:
+            raise _run_error(self.target, error) from error
+
+    def _run_bf16(self, inputs: Mapping[str, Array], names: list[str]) -> list[Array]:
+        """numpy has no bfloat16 that the runtime knows, so those tensors travel as OrtValues of raw 16-bit words."""
+        from onnxruntime import OrtValue
+
+        feeds = {}
+        for name, array in inputs.items():
+            if array.dtype == ml_dtypes.bfloat16:
+                words = np.ascontiguousarray(array).view(np.uint16)
+                feeds[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(words, _ONNX_BFLOAT16)
+            else:
+                feeds[name] = OrtValue.ortvalue_from_numpy(array)
+        return [_array_of(value) for value in self._session.run_with_ort_values(names, feeds)]
+
+
+def _array_of(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        array: Array = value.numpy()
+        return array
+    shape = tuple(value.shape())
+    raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape, dtype=np.int64)))
+    return np.frombuffer(raw, dtype=ml_dtypes.bfloat16).reshape(shape)
+
+
+def load(target: Target, threads: int) -> LoadedModel:
+    """Load and warm one target. Blocks; the runtime releases the GIL meanwhile. Raises Unavailable."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads burn a core between requests, and on shared machines they make latency worse.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if not Path(target.path).is_file():
+        raise Unavailable(f"'{target.name}' could not be loaded.", "Its file is missing from the store.")
+    started = time.perf_counter()
+    try:
+        session = onnxruntime.InferenceSession(target.path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise Unavailable(f"'{target.name}' could not be loaded.", f"{runtime_words(error)}.") from error
+    _check_names(target, session)
+    model = LoadedModel(target, session, time.perf_counter() - started)
+    try:
+        model.run(zeros(target.signature.inputs))
+    except StudioError as error:
+        model.warm_error = str(error)
+    return model
+
+
+def _check_names(target: Target, session: Any) -> None:
+    """A graph that lacks what its signature names would fail every request: better to refuse it now."""
+    for side, specs, real in (
+        ("input", target.signature.inputs, session.get_inputs()),
+        ("output", target.signature.outputs, session.get_outputs()),
+    ):
+        missing = sorted({spec.name for spec in specs} - {entry.name for entry in real})
+        if missing:
+            raise Unavailable(f"'{target.name}' could not be loaded.", f"Its graph has no {side} '{missing[0]}'.")
+
+
+def zeros(specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """One array of zeros (or empty strings) for every input; free dimensions are 1."""
+    arrays = {}
+    for spec in specs:
+        shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in spec.shape]
+        empty: Any = "" if spec.datatype == "BYTES" else 0
+        arrays[spec.name] = np.full(shape, empty, dtype=dtype_of(spec.datatype))
+    return arrays
+
+
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\]\s*:\s*\d+\s*:\s*\w+\s*:\s*")
+_PATHS = re.compile(r"(?:[A-Za-z]:)?(?:/[^\s/:'\"]+){2,}(?::\d+)?")
+_MAX_WORDS = 600
+
+
+def runtime_words(error: Exception) -> str:
+    """What the runtime said, in one line, without its error code and without file paths."""
+    text = _PATHS.sub("…", _PREFIX.sub("", " ".join(str(error).split())))
+    return text[:_MAX_WORDS].rstrip(" .") or type(error).__name__
+
+
+def _run_error(target: Target, error: Exception) -> StudioError:
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+    if isinstance(error, InvalidArgument):
+        return InvalidInput(f"'{target.name}' does not accept these inputs.", f"{runtime_words(error)}.")
+    return ModelFailed(
+        f"'{target.name}' failed on these inputs.",
+        f"{runtime_words(error)}.",
+        "Check the shapes and values that you send, or try the same request on another version.",
+    )
