@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,13 @@ def test_plotext_is_not_imported_before_something_is_drawn() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_threads_do_not_draw_into_each_other() -> None:
+    alone = pareto(CANDIDATES, width=80, height=16), histogram(BINS, width=70, height=12)
+    with ThreadPoolExecutor(4) as pool:
+        both = [
+            (pool.submit(pareto, CANDIDATES, width=80, height=16), pool.submit(histogram, BINS, width=70, height=12))
+            for _ in range(20)
+        ]
+        assert all((one.result(), other.result()) == alone for one, other in both)

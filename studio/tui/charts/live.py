@@ -178,7 +178,9 @@ def _settled(chart: Chart, seam: float) -> tuple[object, ...]:
     parts: list[object] = []
     for series in chart.series:
         points = [point for point in series.points if chart.start <= point[0] < seam]
-        parts.append((series.index, len(points), points[:1], points[-1:]))
+        # The line to the first point beyond the seam begins left of it.
+        beyond = next((point for point in series.points if point[0] >= seam), None)
+        parts.append((series.index, len(points), points[:1], points[-1:], beyond))
     return tuple(parts)
 
 

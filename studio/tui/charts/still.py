@@ -3,15 +3,17 @@
 Every function gives plain text, at most `width` cells wide and, but for `bars`, exactly `height` lines. With `color` it
 carries ANSI codes of the terminal's own 16 colours, which `as_text` turns into a Rich text for a widget.
 
-plotext has one figure for the whole process: draw from one thread at a time.
+plotext has one figure for the whole process, so drawings from several threads wait for one another.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from studio.tui.charts.frame import shorten
 from studio.tui.charts.scale import Scale, finite, scale_of, value_label
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
 
 _RESET = re.compile(r"\x1b\[[0-9;]*m")
 _FRONT, _BEATEN = "green", "default"
+_lock = threading.Lock()
+_P = ParamSpec("_P")
+
+
+def _alone(draw: Callable[_P, str]) -> Callable[_P, str]:
+    @functools.wraps(draw)
+    def locked(*args: _P.args, **kwargs: _P.kwargs) -> str:
+        with _lock:
+            return draw(*args, **kwargs)
+
+    return locked
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ def pareto_front(candidates: Sequence[Candidate], better: str = "higher") -> set
     return {one.label for one in candidates if not any(beats(other, one) for other in candidates)}
 
 
+@_alone
 def pareto(
     candidates: Sequence[Candidate],
     *,
@@ -72,6 +86,7 @@ def pareto(
     return _finish(figure, color) + "\n" + _caption(words, f"● front  ○ beaten  x: p50 ms  y: {value}", width)
 
 
+@_alone
 def histogram(
     bins: Sequence[tuple[float, float, int]], *, width: int, height: int, unit: str = "ms", color: bool = False
 ) -> str:
