@@ -74,7 +74,7 @@ def _array(name: str, value: Any) -> Array:
 def _as_declared(name: str, array: Array, datatype: str) -> Array:
     if array.dtype.name not in _CASUAL or datatype not in DATATYPES:
         return array
-    wanted = _numpy_type(datatype)
+    wanted = numpy_type(datatype)
     if array.dtype == wanted:
         return array
     if datatype != "BYTES" and np.can_cast(array.dtype, wanted, "same_kind"):
@@ -84,7 +84,7 @@ def _as_declared(name: str, array: Array, datatype: str) -> Array:
     )
 
 
-def _numpy_type(datatype: str) -> np.dtype[Any]:
+def numpy_type(datatype: str) -> np.dtype[Any]:
     if datatype == "BF16":
         import ml_dtypes
 
@@ -142,12 +142,12 @@ def _outputs(body: bytes, length: int | None) -> dict[str, Array]:
         shape, datatype = entry["shape"], entry["datatype"]
         size = entry.get("parameters", {}).get("binary_data_size")
         if size is None:
-            array = np.array(entry["data"], dtype=_numpy_type(datatype))
+            array = np.array(entry["data"], dtype=numpy_type(datatype))
         elif datatype == "BYTES":
             array = np.array(_unpack_bytes(body[at : at + size]), dtype=object)
         else:
             array = np.frombuffer(
-                body, _numpy_type(datatype), offset=at, count=int(np.prod(shape, dtype=np.int64))
+                body, numpy_type(datatype), offset=at, count=int(np.prod(shape, dtype=np.int64))
             ).copy()
         at += size or 0
         answer[entry["name"]] = array.reshape(shape)

@@ -1,0 +1,1 @@
+"""One module a command group; `COMMANDS` of each lists what it brings."""

@@ -1,0 +1,150 @@
+"""add, jobs: what comes in, and what becomes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from studio.cli.output import GOOD, ago, duration, emit, emit_line, job_line, paint, say, table
+from studio.cli.progress import Live
+from studio.cli.session import Session, command, pass_session
+from studio.client import Client
+from studio.client.client import raise_failure
+from studio.core import codec
+from studio.core.errors import InvalidInput, Unavailable
+from studio.core.jobs import Job
+
+SHOWN = 30
+APPEAR_SECONDS = 60.0
+BESIDE = (".toml", ".npz", ".labels")
+
+
+@command("add", short_help="Copy model files or folders into the inbox.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", help="The model's name, instead of the file's. For one PATH.")
+@click.option("--wait", is_flag=True, help="Wait until it is registered, measured, or has failed.")
+@pass_session
+def add(session: Session, paths: tuple[Path, ...], name: str | None, wait: bool) -> None:
+    """Copy model files or folders into the inbox; each becomes a version.
+
+    Files with the same stem belong together: digits.pt2, digits.toml (settings), digits.npz (samples).
+    """
+    if name and len(paths) > 1:
+        raise InvalidInput("--name goes with one PATH.", f"There are {len(paths)}.", "Add them one by one.")
+    client = session.client()
+    known = {job.id for job in client.jobs()}
+    copies = [copy for path in in_order(paths) for copy in client.add(path, name)]
+    if not wait:
+        emit(session, {"files": copies}, lambda: "\n".join(copies))
+        return
+    say(f"{len(copies)} files are in the inbox.")
+    jobs = [follow_job(client, job.id) for job in new_jobs(client, known, copies)]
+    emit(session, jobs, lambda: jobs_table(jobs))
+    for job in jobs:
+        raise_failure(job)
+
+
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """What goes with a model before the model, so that it arrives complete."""
+    return sorted(paths, key=lambda path: path.suffix not in BESIDE)
+
+
+def new_jobs(client: Client, known: set[str], copies: Sequence[str]) -> list[Job]:
+    """The jobs that the engine has made of these files, once all of them belong to one.
+
+    Raises Unavailable when the engine does not take them up.
+    """
+    deadline = time.monotonic() + APPEAR_SECONDS
+    wanted = set(copies)
+    while True:
+        jobs = [job for job in client.jobs() if job.id not in known]
+        if jobs and wanted <= {file for job in jobs for file in job.files}:
+            return list(reversed(jobs))
+        if time.monotonic() > deadline:
+            if jobs:
+                return list(reversed(jobs))
+            raise Unavailable(
+                "No job has begun for what was added.", "The engine did not see the files.", "See: studio logs"
+            )
+        time.sleep(0.1)
+
+
+def follow_job(client: Client, id: str) -> Job:
+    """Narrate a job until it has finished; ctrl+c leaves it running."""
+    with Live() as live:
+        done: set[str] = set()
+
+        def update(job: Job) -> None:
+            for step in job.steps:
+                if step.state == "done" and step.name not in done:
+                    done.add(step.name)
+                    took = step.elapsed(time.time())
+                    detail = f"  {step.detail}" if step.detail else ""
+                    live.keep(f"{paint('✓', GOOD)} {job.stem}: {step.name:<11} {duration(took):>7}{detail}")
+            step_now = job.current
+            if step_now is not None and step_now.state == "running":
+                share = "" if step_now.progress is None else f"{step_now.progress:.0%}"
+                live.show(f"  {job.stem}: {step_now.name}", f"{step_now.detail} {share}".strip())
+
+        try:
+            job = client.wait_job(id, update)
+        except KeyboardInterrupt:
+            live.keep(f"The job goes on without you. Stop it with: studio jobs --cancel {id}")
+            raise
+    say(f"{job.stem}: {job_line(job)}")
+    return job
+
+
+@command("jobs", short_help="List, follow, retry or cancel jobs.")
+@click.option("--retry", metavar="ID", help="Run a failed or cancelled job again.")
+@click.option("--cancel", metavar="ID", help="Stop a job.")
+@click.option("--log", metavar="ID", help="Print what the workers of a job wrote.")
+@click.option("--follow", "-f", is_flag=True, help="Print changes as they happen, until ctrl+c.")
+@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=SHOWN, show_default=True, help="How many.")
+@pass_session
+def jobs(session: Session, retry: str | None, cancel: str | None, log: str | None, follow: bool, limit: int) -> None:
+    """List jobs, newest first; or act on one."""
+    if sum(1 for one in (retry, cancel, log, follow) if one) > 1:
+        raise click.UsageError("Choose one of --retry, --cancel, --log and --follow.")
+    client = session.client()
+    if log:
+        text = client.job_log(log)
+        emit(session, {"id": log, "text": text}, text.rstrip)
+    elif retry or cancel:
+        job = client.retry_job(retry) if retry else client.cancel_job(cancel or "")
+        say(f"{job.stem}: {job_line(job)}")
+        emit(session, job, lambda: jobs_table([job]))
+    elif follow:
+        for event in client.events():
+            if event.kind == "job":
+                _print_change(session, codec.convert(event.data, Job, "event"))
+    else:
+        found = client.jobs(limit)
+        if not found:
+            say(f"No jobs yet. Add a model with: studio{session.option} add PATH")
+        emit(session, found, lambda: jobs_table(found) if found else "")
+
+
+def _print_change(session: Session, job: Job) -> None:
+    emit_line(session, job, lambda: f"{job.id}  {job.stem}  {job_line(job)}")
+
+
+def jobs_table(jobs: Sequence[Job]) -> str:
+    rows = [
+        [
+            job.id,
+            job.stem,
+            paint(job.state, {"done": "green", "failed": "red", "running": "yellow"}.get(job.state, "faint")),
+            f"{job.model}:{job.version}" if job.version is not None else "–",
+            ago(job.created),
+            job_line(job) if job.state != "done" else job.note,
+        ]
+        for job in jobs
+    ]
+    return table(("JOB", "ARRIVAL", "STATE", "VERSION", "CAME", "WHERE"), rows)
+
+
+COMMANDS = (add, jobs)

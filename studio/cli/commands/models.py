@@ -1,0 +1,182 @@
+"""ls, show: what is registered."""
+
+from __future__ import annotations
+
+import click
+
+from studio.cli.output import cosine, emit, fields, milliseconds, paint, percent, say, since, size, table
+from studio.cli.session import Session, command, complete_reference, pass_session
+from studio.core.manifest import Fidelity, VariantManifest
+from studio.core.names import Reference
+from studio.core.views import ModelDetail, VariantRow, VersionDetail, VersionPage, VersionRow
+
+SORTS = ("model", "created", "size", "p50", "fidelity")
+PAGE = 100
+LARGEST_PAGE = 1000
+
+
+@command("ls", short_help="List versions.")
+@click.argument("filter", default="")
+@click.option("--sort", type=click.Choice(SORTS), default="model", show_default=True, help="Order by this column.")
+@click.option("--descending", is_flag=True, help="Turn the order round.")
+@click.option("--archived", is_flag=True, help="Show archived versions too.")
+@click.option("--all", "everything", is_flag=True, help=f"Every version, not only the first {PAGE}.")
+@pass_session
+def ls(session: Session, filter: str, sort: str, descending: bool, archived: bool, everything: bool) -> None:
+    """List versions. FILTER matches model, title, tags, aliases and format."""
+    client = session.client()
+    limit = LARGEST_PAGE if everything else PAGE
+    page = client.versions(filter, sort, descending, archived, 0, limit)
+    rows = list(page.rows)
+    while everything and len(rows) < page.total:
+        more = client.versions(filter, sort, descending, archived, len(rows), limit).rows
+        if not more:
+            break
+        rows += more
+    page = VersionPage(rows=tuple(rows), total=page.total, offset=0)
+    if not rows:
+        hint = f"Nothing matches {filter!r}." if filter else "Nothing is registered yet."
+        say(f"{hint} Add a model with: studio{session.option} add PATH")
+    elif len(rows) < page.total:
+        say(f"The first {len(rows)} of {page.total}; --all shows every one.")
+    emit(session, page, lambda: versions_table(page.rows) if rows else "")
+
+
+def versions_table(rows: tuple[VersionRow, ...]) -> str:
+    """One line a version, with what its reference variant measured."""
+    lines = [
+        [
+            f"{row.model}:{row.version}",
+            state(row),
+            row.format,
+            size(row.size),
+            milliseconds(row.p50),
+            percent(row.accuracy),
+            " ".join(variant.variant for variant in row.variants),
+            since(row.created),
+            ", ".join([*row.aliases, *(["latest"] if row.latest and "latest" not in row.aliases else [])]),
+        ]
+        for row in rows
+    ]
+    head = ("VERSION", "STATE", "FORMAT", "SIZE", "P50", "ACCURACY", "VARIANTS", "ADDED", "ALIASES")
+    return table(head, lines, right=(3, 4, 5))
+
+
+def state(row: VersionRow) -> str:
+    return paint(row.state, {"serving": "green", "archived": "faint"}.get(row.state, "faint"))
+
+
+@command("show", short_help="Show a model, a version or a variant.")
+@click.argument("reference", metavar="REF", shell_complete=complete_reference)
+@pass_session
+def show(session: Session, reference: str) -> None:
+    """Show a model (digits), a version (digits:3), a variant (digits:3-int8) or an alias (digits:production)."""
+    parsed = Reference.parse(reference)
+    client = session.client()
+    if parsed.version is None and parsed.alias is None:
+        model = client.model(parsed.model)
+        emit(session, model, lambda: model_text(model))
+        return
+    version, variant = parsed.version, parsed.variant or ""
+    if version is None or variant:
+        resolution = client.resolve(reference)
+        version, variant = resolution.version, resolution.variant
+    detail = client.version(parsed.model, version)
+    emit(session, detail, lambda: version_text(detail, variant))
+
+
+def model_text(model: ModelDetail) -> str:
+    """Aliases, versions, and how the aliases moved."""
+    aliases = "\n".join(f"{name} → {target}" for name, target in sorted(model.aliases.items()))
+    moves = [
+        [since(move.at), move.alias, move.before or "–", move.after or "removed", move.actor, move.why]
+        for move in model.moves
+    ]
+    head = fields([("model", model.model), ("answers", model.primary), ("aliases", aliases)])
+    parts = [head, versions_table(model.versions)]
+    if moves:
+        parts.append(table(("MOVED", "ALIAS", "FROM", "TO", "BY", "WHY"), moves))
+    return "\n\n".join(parts)
+
+
+def version_text(detail: VersionDetail, chosen: str = "") -> str:
+    """Everything about a version; the variant `chosen` is marked."""
+    row, manifest = detail.row, detail.manifest
+    graph = manifest.graph
+    samples = f"{manifest.samples.count} {manifest.samples.kind}"
+    head = fields(
+        [
+            ("version", f"{row.model}:{row.version}" + (f" – {row.title}" if row.title else "")),
+            ("state", row.state + (f" as {', '.join(row.aliases)}" if row.aliases else "")),
+            ("about", manifest.description),
+            ("tags", ", ".join(manifest.tags)),
+            ("source", f"{manifest.source.format}, {', '.join(file.name for file in manifest.source.files)}"),
+            ("added", f"{manifest.created} ({since(manifest.created)})"),
+            ("inputs", "\n".join(spec.describe() for spec in manifest.signature.inputs)),
+            ("outputs", "\n".join(spec.describe() for spec in manifest.signature.outputs)),
+            ("batches", "rows of a batch equal single runs" if manifest.signature.batchable else "one at a time"),
+            ("graph", f"{graph.parameters:,} parameters, opset {graph.opset}, {size(graph.size)}"),
+            ("samples", samples),
+            ("conversion", fidelity_words(manifest.parity)),
+            ("notes", "\n".join(manifest.notes)),
+            ("measured on", f"{manifest.machine.cpu}, {manifest.machine.cores} cores, {manifest.machine.runtime}"),
+        ]
+    )
+    parts = [head, variants_table(row.variants, chosen)]
+    found = next((one for one in detail.variants if one.variant == chosen), None)
+    if found is not None:
+        parts.append(evidence(found))
+    return "\n\n".join(parts)
+
+
+def variants_table(variants: tuple[VariantRow, ...], chosen: str = "") -> str:
+    lines = [
+        [
+            ("▸ " if row.variant == chosen else "  ") + row.variant,
+            row.outcome,
+            size(row.size) if row.size else "–",
+            milliseconds(row.p50),
+            "–" if row.speedup is None else f"{row.speedup:.2f}x",
+            cosine(row.fidelity),
+            percent(row.accuracy),
+            row.sentence + (f"  [{', '.join(row.aliases)}]" if row.aliases else ""),
+        ]
+        for row in variants
+    ]
+    head = ("  VARIANT", "VERDICT", "SIZE", "P50", "SPEEDUP", "COSINE", "ACCURACY", "WHY")
+    return table(head, lines, right=(2, 3, 4, 5, 6))
+
+
+def evidence(variant: VariantManifest) -> str:
+    """The gates of a variant, and what they saw."""
+    gates = [
+        ["pass" if gate.passed else paint("fail", "red"), gate.rule, "–" if gate.value is None else f"{gate.value:.6g}"]
+        for gate in variant.verdict.gates
+    ]
+    made = fields(
+        [
+            ("variant", f"{variant.model}:{variant.key}"),
+            ("recipe", variant.recipe),
+            ("verdict", f"{variant.verdict.outcome}: {variant.verdict.sentence}"),
+            ("fidelity", fidelity_words(variant.fidelity) if variant.fidelity else ""),
+        ]
+    )
+    return made + ("\n\n" + table(("GATE", "RULE", "SAW"), gates, right=(2,)) if gates else "")
+
+
+def fidelity_words(fidelity: Fidelity) -> str:
+    """`cosine 0.999100, max difference 0.04, on 300 labelled rows`."""
+    worst = fidelity.worst
+    parts = []
+    if worst is not None:
+        if worst.cosine is not None:
+            parts.append(f"cosine {worst.cosine:.6f}")
+        parts.append(f"largest difference {worst.max_abs:.3g}")
+        if worst.top1_agreement is not None:
+            parts.append(f"same answer on {percent(worst.top1_agreement)}")
+    if fidelity.accuracy is not None:
+        parts.append(f"accuracy {percent(fidelity.accuracy)}")
+    return ", ".join([*parts, f"on {fidelity.samples} {fidelity.inputs} rows"])
+
+
+COMMANDS = (ls, show)

@@ -1,0 +1,224 @@
+"""What `studio doctor` looks at. Each check is a function that gives findings and changes nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from studio.client.connect import attach
+from studio.core.errors import StudioError
+
+DISTRIBUTION = "ort-studio"
+FREE_BYTES = 2_000_000_000
+WATCHES = 8192
+INSTANCES = 64
+REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?")
+EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
+# In a child, because there is no way back out of a namespace.
+NAMESPACE = (
+    "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x50000000) and ctypes.CDLL(None).unshare(0x40000000))"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """`state`: `ok`, `note` (works, with less) or `problem`. `fix` says what to do."""
+
+    name: str
+    state: Literal["ok", "note", "problem"]
+    detail: str
+    fix: str = ""
+
+
+def examine(workspace: Path, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """All checks, one after the other."""
+    yield python()
+    yield from packages()
+    yield folder(workspace)
+    yield disk(workspace)
+    found = engine(workspace)
+    yield found
+    if found.state != "ok":
+        yield port(workspace)
+    yield sandbox()
+    yield inotify()
+    yield terminal(environment)
+
+
+def python() -> Finding:
+    words = f"{platform.python_implementation()} {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return Finding(name="python", state="ok", detail=words)
+
+
+def packages() -> Iterator[Finding]:
+    """Whether what Studio needs is installed, and which extras are not."""
+    try:
+        required = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding(
+            name="packages",
+            state="problem",
+            detail=f"{DISTRIBUTION} itself is not installed: Studio runs from a bare checkout.",
+            fix="Run: pip install -e .",
+        )
+        return
+    needed: dict[str, list[str]] = {}
+    for line in required:
+        match, belongs = REQUIREMENT.match(line), EXTRA.search(line)
+        if match and "sys_platform" not in line:
+            needed.setdefault(belongs[1] if belongs else "", []).append(match[1])
+    for extra, names in needed.items():
+        if extra == "dev":
+            continue
+        versions = {name: _version(name) for name in names}
+        missing = [name for name, version in versions.items() if version is None]
+        label = f"extra {extra}" if extra else "packages"
+        if not missing:
+            yield Finding(name=label, state="ok", detail=", ".join(f"{name} {versions[name]}" for name in names))
+        elif extra:
+            yield Finding(
+                name=label,
+                state="note",
+                detail=f"not installed: {', '.join(missing)}. Models that need it are refused.",
+                fix=f"pip install '{DISTRIBUTION}[{extra}]'",
+            )
+        else:
+            yield Finding(
+                name=label,
+                state="problem",
+                detail=f"missing: {', '.join(missing)}",
+                fix=f"pip install --force-reinstall {DISTRIBUTION}",
+            )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def folder(workspace: Path) -> Finding:
+    """Whether the workspace can be written, or made."""
+    place = workspace
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    state = str(workspace) if place == workspace else f"{workspace} (not made yet)"
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return Finding(name="workspace", state="ok", detail=state)
+    except OSError as error:
+        fix = "Make it writable, or name another with --workspace."
+        return Finding(name="workspace", state="problem", detail=f"{place}: {error.strerror}", fix=fix)
+
+
+def disk(workspace: Path) -> Finding:
+    place = workspace
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    words = f"{free / 1e9:.1f} GB free"
+    if free < FREE_BYTES:
+        return Finding(name="disk", state="note", detail=words, fix="Conversions need room: free 2 GB or more.")
+    return Finding(name="disk", state="ok", detail=words)
+
+
+def engine(workspace: Path) -> Finding:
+    """Whether an engine runs for the workspace."""
+    try:
+        client = attach(workspace, "cli")
+        status = client.status() if client else None
+    except StudioError as error:
+        return Finding(name="engine", state="problem", detail=f"{error.what} {error.why}", fix=error.fix)
+    if status is None:
+        return Finding(name="engine", state="note", detail="none runs", fix="studio up --detach")
+    words = f"process {status.pid}, version {status.version}, endpoint {status.server.url} ({status.server.state})"
+    if status.server.state not in ("ready", "starting"):
+        log = workspace / "logs" / "server.log"
+        return Finding(name="engine", state="problem", detail=words, fix=f"Look at {log}.")
+    return Finding(name="engine", state="ok", detail=words)
+
+
+def port(workspace: Path) -> Finding:
+    """Whether the endpoint's port is free."""
+    host, number = "127.0.0.1", 8080
+    try:
+        serving = tomllib.loads((workspace / "studio.toml").read_text()).get("serving", {})
+        host, number = str(serving.get("host", host)), int(serving.get("port", number))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        file = workspace / "studio.toml"
+        return Finding(name="port", state="problem", detail=f"{file}: {error}", fix="Correct the file.")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, number), family=family).close()
+    except OSError as error:
+        return Finding(
+            name="port",
+            state="note",
+            detail=f"{host}:{number}: {error.strerror}. The engine will take one of the next.",
+            fix="To fix another: [serving] port = 9000 in studio.toml.",
+        )
+    return Finding(name="port", state="ok", detail=f"{host}:{number} is free")
+
+
+def sandbox() -> Finding:
+    """Whether workers can be cut off from the network."""
+    if not sys.platform.startswith("linux"):
+        words = f"{platform.system()} has no network namespaces: workers keep the network."
+        return Finding(name="sandbox", state="note", detail=words, fix="Convert only files that you trust.")
+    done = subprocess.run([sys.executable, "-S", "-c", NAMESPACE], capture_output=True, check=False, timeout=30)
+    if done.returncode == 0:
+        return Finding(name="sandbox", state="ok", detail="workers run without a network (own namespace)")
+    return Finding(
+        name="sandbox",
+        state="note",
+        detail="this system does not permit network namespaces; Landlock is used where the kernel has it.",
+        fix="Permit them: sysctl kernel.unprivileged_userns_clone=1 (or the container's option for it).",
+    )
+
+
+def inotify() -> Finding:
+    """Whether the inbox can be watched without listing it again and again."""
+    settings = Path("/proc/sys/fs/inotify")
+    if not settings.is_dir():
+        return Finding(name="inbox watch", state="ok", detail=f"by {platform.system()}'s own means")
+    watches = int((settings / "max_user_watches").read_text())
+    instances = int((settings / "max_user_instances").read_text())
+    words = f"inotify: {watches} watches, {instances} instances"
+    if watches < WATCHES or instances < INSTANCES:
+        fix = f"sysctl fs.inotify.max_user_watches={WATCHES * 8} fs.inotify.max_user_instances={INSTANCES * 8}"
+        return Finding(name="inbox watch", state="note", detail=words, fix=fix)
+    return Finding(name="inbox watch", state="ok", detail=words)
+
+
+def terminal(environment: Mapping[str, str]) -> Finding:
+    """What the terminal can show."""
+    kind = environment.get("TERM", "")
+    encoding = (getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "")
+    if not os.isatty(1):
+        return Finding(name="terminal", state="ok", detail="stdout is not a terminal")
+    columns, lines = shutil.get_terminal_size()
+    true_colour = environment.get("COLORTERM", "") in ("truecolor", "24bit")
+    colours = "none (NO_COLOR)" if environment.get("NO_COLOR") else "16 million" if true_colour else "as TERM says"
+    words = f"{kind or 'TERM is not set'}, {columns}x{lines}, colours: {colours}, {encoding}"
+    if encoding != "utf8":
+        return Finding(name="terminal", state="note", detail=words, fix="Charts need UTF-8: export LANG=C.UTF-8")
+    if kind in ("", "dumb"):
+        return Finding(name="terminal", state="note", detail=words, fix="export TERM=xterm-256color")
+    if columns < 80 or lines < 24:
+        return Finding(name="terminal", state="note", detail=words, fix="Make the window 80x24 or larger.")
+    return Finding(name="terminal", state="ok", detail=words)

@@ -1,0 +1,50 @@
+"""Narration of what takes a while, on stderr: one line that changes on a terminal, a line a change elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import click
+
+from studio.cli.output import is_terminal, say
+
+WIDTH = 24
+
+
+def bar(share: float) -> str:
+    """`━━━━━━╸      `: a share from 0 to 1."""
+    full = round(max(0.0, min(1.0, share)) * WIDTH)
+    return "━" * full + "─" * (WIDTH - full)
+
+
+class Live:
+    """A line of progress. Use as a context: what is left of the line is cleared at the end."""
+
+    def __init__(self) -> None:
+        self._terminal = is_terminal(sys.stderr)
+        self._last = ""
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal and self._last:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+    def show(self, text: str, moving: str = "") -> None:
+        """`text` is worth a line of its own when it changes; `moving` is shown only where a line can be rewritten."""
+        if self._terminal:
+            whole = f"{text}  {moving}" if moving else text
+            columns = shutil.get_terminal_size().columns
+            click.echo("\r\x1b[K" + whole[: columns - 1], err=True, nl=False)
+            sys.stderr.flush()
+        elif text != self._last:
+            say(text)
+        self._last = text
+
+    def keep(self, text: str) -> None:
+        """A line that stays."""
+        if self._terminal:
+            click.echo("\r\x1b[K", err=True, nl=False)
+        say(text)
