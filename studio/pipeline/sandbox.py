@@ -63,8 +63,11 @@ def environment(scratch: Path, threads: int, outer: Mapping[str, str]) -> dict[s
         # HOME is not the user's: packages of `pip install --user` are found through this.
         "PYTHONUSERBASE": site.getuserbase(),
     }
-    # The package itself may run from a bare checkout that only the engine's working folder made importable.
-    paths = [str(Path(__file__).resolve().parents[2]), *outer.get("PYTHONPATH", "").split(os.pathsep)]
+    paths = outer.get("PYTHONPATH", "").split(os.pathsep)
+    root = Path(__file__).resolve().parents[2]
+    if root.name not in ("site-packages", "dist-packages"):
+        # A bare checkout, which perhaps only the engine's working folder made importable.
+        paths.insert(0, str(root))
     found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(Path(path).resolve()) for path in paths if path))
     if "LD_LIBRARY_PATH" in outer:
         found["LD_LIBRARY_PATH"] = outer["LD_LIBRARY_PATH"]

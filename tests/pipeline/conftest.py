@@ -1,0 +1,77 @@
+"""Workers under test: a scratch folder each, and ways to run a task in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from studio.core.settings import GateSettings, WorkerSettings
+from studio.pipeline.messages import IntakeResult, IntakeTask
+from studio.pipeline.process import spawn_worker
+
+
+@dataclass
+class Runner:
+    """Runs intake tasks in workers of their own, and remembers what they told."""
+
+    root: Path
+    told: list[tuple[str, float | None, str]] = field(default_factory=list)
+    settings: WorkerSettings = field(default_factory=lambda: WorkerSettings(wall_seconds=120))
+    runs: int = 0
+    sandbox: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> str:
+        return (self.root / "job.log").read_text()
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / f"scratch{self.runs}"
+
+    async def intake(
+        self, *files: Path, trusted: bool = False, gates: GateSettings | None = None, preload: bool = False
+    ) -> IntakeResult:
+        self.runs += 1
+        self.scratch.mkdir()
+        task = IntakeTask(
+            files=tuple(map(str, files)), out=str(self.scratch / "out"), trusted=trusted, gates=gates or GateSettings()
+        )
+        async with spawn_worker(
+            self.settings, self.scratch, self.root / "job.log", preload="onnx" if preload else None
+        ) as worker:
+            try:
+                return await worker.run(task, lambda *told: self.told.append(told))
+            finally:
+                self.sandbox = worker.sandbox
+
+
+def content(path: str | Path) -> bytes:
+    """A file's bytes, for tests whose own functions are asynchronous."""
+    return Path(path).read_bytes()
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    root = tmp_path / "work"
+    root.mkdir()
+    return Runner(root)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Put a module, and entry points for it, where workers find packages."""
+
+    def install(source: str, entry_points: str) -> Path:
+        folder = tmp_path / "packages"
+        info = folder / "odd-1.dist-info"
+        info.mkdir(parents=True)
+        (folder / "odd_package.py").write_text(source)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(entry_points)
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        return folder
+
+    return install

@@ -1,0 +1,279 @@
+"""Workers that crash, hang, starve, or try to get out: the engine's side stays whole and says what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from studio.core.errors import Cancelled, InvalidInput, StepFailed, StudioError
+from studio.core.settings import WorkerSettings
+from studio.pipeline.messages import IntakeTask
+from studio.pipeline.process import spawn_worker, start_worker
+from tests.formats.graphs import linear, save
+from tests.pipeline.conftest import Runner
+
+MISBEHAVING = """
+import ctypes, os, signal, socket, subprocess, sys, time
+from pathlib import Path
+
+class Odd:
+    name, title, extra = "odd", "Odd (.odd)", None
+
+    def recognise(self, files):
+        word, _, rest = files.content[0].read_text(errors="replace").partition(" ")
+        act = getattr(self, f"do_{word}", None)
+        return act(rest) if act else None
+
+    def convert(self, *_):
+        raise AssertionError
+
+    def do_segfault(self, rest):
+        ctypes.string_at(0)
+
+    def do_abort(self, rest):
+        os.abort()
+
+    def do_exit(self, rest):
+        print("leaving early", flush=True)
+        os._exit(3)
+
+    def do_hang(self, rest):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        Path(rest).write_text(f"{os.getpid()} {child.pid}")
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+        time.sleep(600)
+
+    def do_stall(self, rest):
+        Path(rest).touch()
+        # Holds the interpreter's lock: no thread of the worker can notice anything.
+        ctypes.PyDLL(None).sleep(600)
+
+    def do_spin(self, rest):
+        while True:
+            pass
+
+    def do_eat(self, rest):
+        kept = []
+        while True:
+            kept.append(bytearray(64 << 20))
+
+    def do_write(self, rest):
+        with open("large", "wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+
+    def do_wonder(self, rest):
+        {}["nothing of that name"]
+
+    def do_escape(self, rest):
+        Path(rest).write_text("out")
+
+    def do_connect(self, rest):
+        socket.create_connection(("127.0.0.1", int(rest)), 5)
+
+    def do_shout(self, rest):
+        print("SECRET" in os.environ, sorted(os.environ), os.getcwd(), flush=True)
+        return None
+
+FORMAT = Odd()
+"""
+
+
+@pytest.fixture
+def odd(plugin: Callable[[str, str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    plugin(MISBEHAVING, "[studio.formats]\nodd = odd_package:FORMAT\n")
+
+    def arrival(text: str) -> Path:
+        path = tmp_path / "arrival.odd"
+        path.write_text(text)
+        return path
+
+    return arrival
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("segfault", "crashed (SIGSEGV)"),
+        ("abort", "crashed (SIGABRT)"),
+        ("exit", "ended without a result (exit code 3). Last line of its log: leaving early"),
+        ("wonder", "KeyError: 'nothing of that name'"),
+    ],
+)
+async def test_an_end_without_a_result_is_told(runner: Runner, odd, tmp_path: Path, act: str, words: str) -> None:
+    with pytest.raises(StepFailed) as caught:
+        await runner.intake(odd(act))
+    assert words in str(caught.value)
+    assert "The step 'recognised'" in caught.value.what
+    assert caught.value.fix
+    assert ("leaving early" if act == "exit" else "odd_package.py") in runner.log
+    # The next worker is as good as ever.
+    assert (await runner.intake(save(linear(), tmp_path / "linear.onnx"))).format == "onnx"
+
+
+async def test_a_worker_that_hangs_is_stopped_with_its_children(runner: Runner, odd) -> None:
+    runner.settings = WorkerSettings(wall_seconds=4)
+    pids = runner.root / "scratch1" / "pids"
+    with pytest.raises(StepFailed, match=r"took longer than 4 s.*workers\.wall_seconds"):
+        await runner.intake(odd(f"hang {pids}"))
+    await gone(pids)
+
+
+async def test_cancelling_kills_the_whole_tree(runner: Runner, odd) -> None:
+    scratch = runner.root / "scratch"
+    scratch.mkdir()
+    pids = scratch / "pids"
+    task = IntakeTask(files=(str(odd(f"hang {pids}")),), out=str(scratch / "out"))
+    async with spawn_worker(runner.settings, scratch, runner.root / "job.log") as worker:
+        running = asyncio.create_task(worker.run(task))
+        await until(lambda: pids.exists() and pids.read_text().count(" ") == 1)
+        worker.cancel()
+        with pytest.raises(Cancelled):
+            await running
+    await gone(pids)
+
+
+async def test_a_cancelled_caller_leaves_nothing_behind(runner: Runner, odd) -> None:
+    pids = runner.root / "scratch1" / "pids"
+    running = asyncio.create_task(runner.intake(odd(f"hang {pids}")))
+    await until(lambda: pids.exists() and pids.read_text().count(" ") == 1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await gone(pids)
+
+
+async def test_processor_time_is_limited(runner: Runner, odd) -> None:
+    runner.settings = WorkerSettings(cpu_seconds=3)
+    with pytest.raises(StepFailed, match=r"more than 3 s of processor time.*workers\.cpu_seconds"):
+        await runner.intake(odd("spin"))
+
+
+async def test_memory_is_limited(runner: Runner, odd) -> None:
+    runner.settings = WorkerSettings(memory_bytes=1 << 30)
+    with pytest.raises(StepFailed, match=r"ran out of memory.*workers\.memory_bytes"):
+        await runner.intake(odd("eat"))
+
+
+async def test_file_sizes_are_limited(runner: Runner, odd) -> None:
+    runner.settings = WorkerSettings(file_bytes=8 << 20)
+    with pytest.raises(StepFailed, match=r"file beyond the limit.*workers\.file_bytes"):
+        await runner.intake(odd("write"))
+    assert (runner.scratch / "large").stat().st_size <= 8 << 20
+
+
+def offered() -> tuple[bool, bool]:
+    """What this system offers, asked without the code under test: an own network, and Landlock."""
+    if not sys.platform.startswith("linux"):
+        return False, False
+    script = "import ctypes; l = ctypes.CDLL(None); print(l.unshare(0x50000000), l.syscall(444, None, 0, 1))"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    return told[0] == "0", int(told[1]) >= 1
+
+
+async def test_the_sandbox_holds_files_and_network(runner: Runner, odd, tmp_path: Path) -> None:
+    network, files = offered()
+    with pytest.raises(StudioError):
+        await runner.intake(odd(f"escape {runner.root / 'scratch1' / 'mark'}"))
+    assert (runner.scratch / "mark").exists()
+    with pytest.raises(StudioError):
+        await runner.intake(odd(f"escape {tmp_path / 'escaped'}"))
+    assert (tmp_path / "escaped").exists() is not files
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        with pytest.raises(StudioError):
+            await runner.intake(odd(f"connect {server.getsockname()[1]}"))
+        if network:
+            with pytest.raises(BlockingIOError):
+                server.accept()
+        else:
+            server.accept()[0].close()
+    assert (runner.sandbox["network"] == "namespace", runner.sandbox["files"] == "scratch alone") == (network, files)
+
+
+async def test_the_environment_is_scrubbed(runner: Runner, odd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "token")
+    with pytest.raises(Exception, match="not a model format"):
+        await runner.intake(odd("shout"))
+    line = next(line for line in runner.log.splitlines() if "ORT_DISABLE_TELEMETRY" in line)
+    assert line.startswith("False ")
+    assert line.endswith(str(runner.scratch))
+    assert os.environ["HOME"] not in line
+
+
+ENGINE = """
+import asyncio, os, sys
+from pathlib import Path
+from studio.core.settings import WorkerSettings
+from studio.pipeline.messages import IntakeTask
+from studio.pipeline.process import start_worker
+
+async def main(scratch, arrival):
+    worker = await start_worker(WorkerSettings(), scratch, scratch.parent / "log", "onnx")
+    await worker.ready()
+    print(worker.pid, flush=True)
+    if arrival:
+        task = IntakeTask(files=(arrival,), out=str(scratch / "out"))
+        await worker.run(task)
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_worker_ends_with_its_engine(odd, tmp_path: Path, busy: bool) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arrival = str(odd(f"stall {scratch / 'pids'}")) if busy else ""
+    command = [sys.executable, "-c", ENGINE, str(scratch), arrival]
+    engine = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert engine.stdout is not None
+    pid = int(await engine.stdout.readline())
+    if busy:
+        await until(lambda: (scratch / "pids").exists())
+        engine.kill()
+    await engine.wait()
+    await until(lambda: not running(pid))
+
+
+async def test_a_worker_writes_only_below_its_scratch(runner: Runner, tmp_path: Path) -> None:
+    scratch = runner.root / "scratch"
+    scratch.mkdir()
+    worker = await start_worker(runner.settings, scratch, runner.root / "log")
+    task = IntakeTask(files=(str(save(linear(), tmp_path / "m.onnx")),), out=str(tmp_path / "elsewhere"))
+    try:
+        with pytest.raises(InvalidInput, match="can not write"):
+            await worker.run(task)
+        with pytest.raises(StepFailed, match="done its task"):
+            await worker.run(replace(task, out=str(scratch / "out")))
+    finally:
+        await worker.close()
+    assert not worker.alive
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - other processes set no events
+            await asyncio.sleep(0.02)
+
+
+async def gone(pids: Path) -> None:
+    """Wait until all processes named in a file have ended."""
+    await until(lambda: not any(running(int(pid)) for pid in pids.read_text().split()))
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
