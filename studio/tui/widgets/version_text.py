@@ -1,0 +1,267 @@
+"""What there is to say about one version, as styled text: pure functions from engine values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from textual.content import Content
+
+from studio.core.manifest import Fidelity, Gate, VariantManifest
+from studio.core.views import VariantRow, VersionDetail, VersionRow
+from studio.tui import text
+
+Part = str | tuple[str, str]
+
+STATE_WORDS: dict[str, tuple[str, str]] = {
+    "serving": ("● serving", "success"),
+    "ready": ("○ ready", "foreground"),
+    "archived": ("▪ archived", "muted"),
+}
+OUTCOMES: dict[str, tuple[str, str]] = {
+    "reference": ("reference", "foreground"),
+    "keep": ("✓ keep", "success"),
+    "reject": ("✗ reject", "error"),
+    "not distinguishable": ("≈ no gain", "warning"),
+    "not applicable": ("– not applicable", "muted"),
+}
+
+
+def _line(label: str, *parts: Part, width: int = 12) -> list[Part]:
+    return [(f"{label:<{width}}", "$muted"), *parts, "\n"]
+
+
+def _heading(words: str) -> list[Part]:
+    return [("\n" + words + "\n", "$primary bold")]
+
+
+def overview(detail: VersionDetail, now: float) -> Content:
+    """Title, state, the figures that matter, where it came from."""
+    row, manifest = detail.row, detail.manifest
+    word, style = STATE_WORDS[row.state]
+    parts: list[Part] = [(f"{row.model}:{row.version}", "bold")]
+    parts += [f"  {manifest.title}\n" if manifest.title else "\n"]
+    if manifest.description:
+        parts += [(f"{manifest.description}\n", "$muted")]
+    parts.append("\n")
+    parts += _line("state", (word, f"${style}"), "  latest" if row.latest else "")
+    parts += _line("aliases", ", ".join(row.aliases) or text.NONE)
+    parts += _line("created", text.ago(row.created, now), (f"  {row.created}", "$muted"))
+    parts += _line("format", row.format)
+    parts += _line("size", text.size(row.size), f"   {manifest.graph.parameters:,} parameters")
+    parts += _line("p50", f"{text.ms(row.p50)} ms", ("  batch 1, reference variant", "$muted"))
+    if row.accuracy is not None:
+        parts += _line("accuracy", text.share(row.accuracy), (f"  on {manifest.samples.count} labelled rows", "$muted"))
+    parts += _line("conversion", *_agreement(manifest.parity))
+    parts += _line("inputs", _inputs(detail))
+    if row.tags:
+        parts += _line("tags", ", ".join(row.tags))
+    for note in manifest.notes:
+        parts += _line("note", (note, "$warning"))
+    return Content.assemble(*parts)
+
+
+def _inputs(detail: VersionDetail) -> str:
+    samples = detail.manifest.samples
+    words = {
+        "labelled": f"{samples.count} labelled rows that came with it",
+        "samples": f"{samples.count} sample rows that came with it, no labels",
+        "synthetic": "made up from the signature: no accuracy can be claimed",
+    }
+    return words[samples.kind]
+
+
+def _agreement(parity: Fidelity) -> list[Part]:
+    worst = parity.worst
+    if worst is None:
+        return [text.NONE]
+    good = worst.non_finite == 0
+    return [
+        (
+            f"agrees with the source to {worst.max_rel:.1e}" if good else "gave values that are not finite",
+            "$success" if good else "$error",
+        ),
+        (f"\n{'':12}on {parity.samples} {parity.inputs} inputs", "$muted"),
+    ]
+
+
+def signature(detail: VersionDetail) -> Content:
+    sign = detail.manifest.signature
+    parts: list[Part] = [("Inputs\n", "$primary bold")]
+    for spec in sign.inputs:
+        parts.append(f"  {spec.describe()}\n")
+    parts += _heading("Outputs")
+    for spec in sign.outputs:
+        parts.append(f"  {spec.describe()}\n")
+    parts += _heading("Batches")
+    parts.append(
+        "  Rows of a batch were seen to equal single runs: requests are batched.\n"
+        if sign.batchable
+        else "  Not batched: rows of a batch were not seen to equal single runs.\n"
+    )
+    labels = detail.manifest.class_labels
+    if labels:
+        parts += _heading(f"Classes ({len(labels)})")
+        parts.append("  " + ", ".join(labels[:40]) + (" …" if len(labels) > 40 else "") + "\n")
+    return Content.assemble(*parts)
+
+
+def lineage(detail: VersionDetail) -> Content:
+    """Source → reference graph → variants, with hashes and the tools that made them."""
+    manifest = detail.manifest
+    source = manifest.source
+    parts: list[Part] = [("Dropped", "$primary bold"), f"  {source.format}\n"]
+    for file in source.files:
+        parts += [f"  {file.name}  {text.size(file.size)}", (f"  sha256 {file.sha256[:12]}\n", "$muted")]
+    parts += ["    ↓\n", ("Reference graph", "$primary bold"), f"  ONNX, opset {manifest.graph.opset}\n"]
+    parts += [
+        f"  {manifest.graph.file.name}  {text.size(manifest.graph.size)}",
+        (f"  sha256 {manifest.graph.file.sha256[:12]}\n", "$muted"),
+    ]
+    made = [variant for variant in detail.variants if variant.graph is not None]
+    if made:
+        parts += ["    ↓\n", ("Variants\n", "$primary bold")]
+    for variant in made:
+        assert variant.graph is not None
+        parts += [
+            f"  {variant.variant}  {text.size(variant.graph.size)}  recipe {variant.recipe}",
+            (f"  sha256 {variant.graph.file.sha256[:12]}\n", "$muted"),
+        ]
+    parts += _heading("Made on")
+    machine = manifest.machine
+    parts.append(f"  {machine.cpu}, {text.plural(machine.cores, 'core')}, {text.size(machine.memory)}\n")
+    parts.append(f"  {machine.system}, {machine.runtime}\n")
+    parts += _heading("With")
+    parts.append("  " + ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items())) + "\n")
+    return Content.assemble(*parts)
+
+
+def variant_cells(row: VariantRow) -> dict[str, str | tuple[str, str]]:
+    """The cells of a variant in the variants table."""
+    speedup = text.NONE if row.speedup is None else f"{row.speedup:.2f}x"
+    return {
+        "variant": (row.variant, "foreground bold"),
+        "outcome": OUTCOMES.get(row.outcome, (row.outcome, "foreground")),
+        "size": text.size(row.size) if row.size else text.NONE,
+        "p50": text.ms(row.p50),
+        "speedup": speedup,
+        "fidelity": text.cosine(row.fidelity),
+        "accuracy": text.share(row.accuracy),
+        "alias": (", ".join(row.aliases), "success"),
+    }
+
+
+def variant_words(row: VariantRow, manifest: VariantManifest | None) -> Content:
+    """The verdict sentence of a variant, its gates and its figures."""
+    word, style = OUTCOMES.get(row.outcome, (row.outcome, "foreground"))
+    parts: list[Part] = [
+        (f"{row.variant}  ", "bold"),
+        (word, f"${'muted' if style == 'muted' else style} bold"),
+        "\n",
+    ]
+    parts += [row.sentence, "\n"]
+    if manifest is None:
+        return Content.assemble(*parts)
+    parts += gates(manifest.verdict.gates)
+    measured = manifest.measurement
+    if measured is not None:
+        parts.append("\n")
+        for one in measured.latency:
+            parts += _line(
+                f"batch {one.batch}",
+                f"p50 {text.ms(one.p50)}  p95 {text.ms(one.p95)}  p99 {text.ms(one.p99)} ms",
+                (f"\n{'':12}{one.runs} runs, {text.plural(one.threads, 'thread')}", "$muted"),
+            )
+        parts += _line(
+            "throughput",
+            f"{text.rate(measured.throughput)} rows/s",
+            (f"  batch {measured.throughput_batch}", "$muted"),
+        )
+        parts += _line("memory", text.size(measured.peak_memory), f"   loads in {measured.load_ms:.0f} ms")
+        if measured.speedup is not None:
+            span = measured.speedup
+            parts += _line("speed", f"{span.value:.2f}x", (f"  95 % CI {span.low:.2f}-{span.high:.2f}", "$muted"))
+    fidelity = manifest.fidelity
+    if fidelity is not None:
+        for out in fidelity.outputs:
+            parts += _line(
+                text.fit(out.name, 11),
+                f"cosine {text.cosine(out.cosine)}  max |Δ| {out.max_abs:.2g}",
+                f"\n{'':12}top-1 agrees on {text.share(out.top1_agreement)}" if out.top1_agreement is not None else "",
+            )
+    return Content.assemble(*parts)
+
+
+def gates(found: Iterable[Gate]) -> list[Part]:
+    """One line a gate: passed or not, its rule, what it saw."""
+    parts: list[Part] = []
+    for gate in found:
+        mark, style = ("✓", "$success") if gate.passed else ("✗", "$error")
+        parts += [
+            (f"  {mark} ", style),
+            gate.rule,
+            (f"  saw {gate.value:.4g}\n" if gate.value is not None else "\n", "$muted"),
+        ]
+    return parts
+
+
+def graph(detail: VersionDetail, width: int, open_key: str) -> Content:
+    """The operators of the reference graph as a histogram."""
+    graph = detail.manifest.graph
+    operators = sorted(graph.operators.items(), key=lambda item: (-item[1], item[0]))
+    parts: list[Part] = [
+        (f"{sum(graph.operators.values())} nodes", "bold"),
+        f"  {graph.parameters:,} parameters  opset {graph.opset}  IR {graph.ir_version}\n",
+        ("Press ", "$muted"),
+        (open_key, "$accent bold"),
+        (" to see it drawn in the browser.\n\n", "$muted"),
+    ]
+    if not operators:
+        return Content.assemble(*parts, "No operators are known.")
+    name = min(24, max(len(key) for key, _ in operators))
+    most = operators[0][1]
+    room = max(4, width - name - 8)
+    for key, count in operators:
+        parts += [
+            f"{text.fit(key, name):<{name}} ",
+            ("█" * max(1, round(count / most * room)), "$primary"),
+            f" {count}\n",
+        ]
+    for file in graph.weights:
+        parts += [f"weights {file.name}  {text.size(file.size)}\n"]
+    return Content.assemble(*parts)
+
+
+def history(detail: VersionDetail) -> Content:
+    """The journal of this version, newest first."""
+    if not detail.history:
+        return Content("Nothing happened to this version yet.")
+    parts: list[Part] = []
+    for entry in sorted(detail.history, key=lambda one: one.seq, reverse=True):
+        change = f"{entry.before or 'nothing'} → {entry.after or 'nothing'}" if entry.before or entry.after else ""
+        parts += [
+            (entry.at[:19].replace("T", " "), "$muted"),
+            (f"  {entry.action}", "bold"),
+            f"  {entry.subject}  {change}\n",
+        ]
+        words = "  ".join(part for part in (f"by {entry.actor}", entry.why) if part)
+        parts += [(f"{'':21}{words}\n", "$muted")]
+    return Content.assemble(*parts)
+
+
+def version_cells(row: VersionRow, marks: dict[str, str]) -> dict[str, str | tuple[str, str]]:
+    """The cells of a version in the models table. `marks`: letters by full reference."""
+    letters = "".join(
+        letter for reference, letter in marks.items() if reference.startswith(f"{row.model}:{row.version}-")
+    )
+    kept = [one.variant for one in row.variants if one.outcome in ("reference", "keep")]
+    return {
+        "mark": (letters, "accent bold"),
+        "name": f"{row.model}:{row.version}",
+        "state": STATE_WORDS[row.state],
+        "variants": f"{len(kept)}/{len(row.variants)}",
+        "size": text.size(row.size),
+        "p50": text.ms(row.p50),
+        "fidelity": text.cosine(row.fidelity),
+        "accuracy": text.share(row.accuracy),
+        "alias": (", ".join(row.aliases) or ("latest" if row.latest else ""), "success" if row.aliases else "muted"),
+    }

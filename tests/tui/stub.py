@@ -1,0 +1,559 @@
+"""An engine client for tests: the same calls, answered from plain values held here."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from studio.core import codec
+from studio.core.comparison import Arm, Comparison, Plan, Row
+from studio.core.errors import Conflict, NotFound, Problem
+from studio.core.events import Event
+from studio.core.histogram import Histogram
+from studio.core.jobs import STEPS, Job, Step
+from studio.core.journal import AliasMove, Entry
+from studio.core.manifest import (
+    Fidelity,
+    FileRef,
+    Gate,
+    Graph,
+    Interval,
+    Latency,
+    Machine,
+    Measurement,
+    OutputFidelity,
+    Samples,
+    Source,
+    VariantManifest,
+    Verdict,
+    VersionManifest,
+)
+from studio.core.metrics import Point, RequestLine, Sample, Tick
+from studio.core.tensors import Signature, TensorSpec
+from studio.core.views import (
+    CallExample,
+    LogLine,
+    ModelDetail,
+    ServerStatus,
+    Status,
+    VariantRow,
+    VersionDetail,
+    VersionPage,
+    VersionRow,
+)
+
+MACHINE = Machine(cpu="AMD EPYC 7B13", cores=2, memory=8 << 30, system="Linux 6.1", runtime="onnxruntime 1.31.0")
+TOOLS = {"onnxruntime": "1.31.0", "torch": "2.9.0"}
+START = 1_795_238_000.0
+
+
+def variant_rows(aliases: dict[str, str], version: int) -> tuple[VariantRow, ...]:
+    def named(variant: str) -> tuple[str, ...]:
+        return tuple(name for name, key in aliases.items() if key == f"{version}-{variant}")
+
+    return (
+        VariantRow(
+            variant="fp32",
+            outcome="reference",
+            sentence="The reference: converted from the source.",
+            size=412_000,
+            p50=0.412,
+            throughput=2400,
+            peak_memory=31_000_000,
+            fidelity=1.0,
+            accuracy=0.957,
+            aliases=named("fp32"),
+        ),
+        VariantRow(
+            variant="fp16",
+            outcome="not distinguishable",
+            sentence="Half the size, but not faster: 1.01x, 95 % CI 0.98-1.04.",
+            size=206_000,
+            p50=0.409,
+            throughput=2410,
+            fidelity=0.99998,
+            accuracy=0.957,
+            speedup=1.01,
+            aliases=named("fp16"),
+        ),
+        VariantRow(
+            variant="int8",
+            outcome="keep",
+            sentence="1.83x faster (95 % CI 1.79-1.88), 74 % smaller; top-1 agrees on 99.3 %.",
+            size=107_000,
+            p50=0.225,
+            throughput=4400,
+            peak_memory=24_000_000,
+            fidelity=0.9991,
+            accuracy=0.953,
+            speedup=1.83,
+            aliases=named("int8"),
+        ),
+        VariantRow(
+            variant="int4",
+            outcome="not applicable",
+            sentence="No MatMul large enough for block-wise int4.",
+            size=0,
+        ),
+    )
+
+
+def version_row(model: str, version: int, aliases: dict[str, str], latest: bool, archived: bool = False) -> VersionRow:
+    rows = variant_rows(aliases, version)
+    mine = tuple(name for name, key in aliases.items() if key.startswith(f"{version}-"))
+    return VersionRow(
+        model=model,
+        version=version,
+        created="2026-11-21T04:08:00Z",
+        format="torch.export",
+        size=412_000,
+        state="archived" if archived else "serving" if mine or latest else "ready",
+        p50=0.412,
+        accuracy=0.957,
+        fidelity=1.0,
+        aliases=mine,
+        variants=rows,
+        latest=latest,
+        title="Handwritten digits",
+        tags=("vision",),
+    )
+
+
+def version_detail(row: VersionRow) -> VersionDetail:
+    def ref(name: str, size: int) -> FileRef:
+        return FileRef(name=name, sha256="9f3c1e20" * 8, size=size)
+
+    fidelity = Fidelity(
+        inputs="labelled",
+        samples=300,
+        batch_sizes=(1, 8),
+        accuracy=0.957,
+        reference_accuracy=0.957,
+        outputs=(
+            OutputFidelity(
+                name="logits", cosine=0.9991, sqnr_db=38.2, max_abs=0.083, max_rel=2e-6, top1_agreement=0.993
+            ),
+        ),
+    )
+    graph = Graph(
+        file=ref("model.onnx", 412_000),
+        opset=18,
+        ir_version=10,
+        parameters=102_346,
+        operators={"Conv": 4, "Relu": 5, "MatMul": 2, "Add": 2, "MaxPool": 2, "Flatten": 1, "Gemm": 1},
+    )
+    manifest = VersionManifest(
+        model=row.model,
+        version=row.version,
+        created=row.created,
+        source=Source(
+            format=row.format, files=(ref("digits.pt2", 431_000), ref("digits.npz", 90_000)), digest="ab" * 32
+        ),
+        signature=Signature(
+            inputs=(TensorSpec("image", "FP32", ("batch", 1, 8, 8)),),
+            outputs=(TensorSpec("logits", "FP32", ("batch", 10)),),
+            batchable=True,
+        ),
+        graph=graph,
+        parity=fidelity,
+        samples=Samples(kind="labelled", count=300),
+        machine=MACHINE,
+        tools=TOOLS,
+        title=row.title,
+        description="A small convolutional net on 8 × 8 pixels.",
+        tags=row.tags,
+        class_labels=tuple("0123456789"),
+    )
+    variants = tuple(
+        VariantManifest(
+            model=row.model,
+            version=row.version,
+            variant=one.variant,
+            created=row.created,
+            recipe=one.variant,
+            verdict=Verdict(
+                outcome=one.outcome,
+                sentence=one.sentence,
+                gates=(Gate(name="cosine", rule="cosine ≥ 0.99", value=one.fidelity, passed=True),) if one.size else (),
+            ),
+            machine=MACHINE,
+            tools=TOOLS,
+            graph=replace(graph, file=ref("model.onnx", one.size)) if one.size else None,
+            fidelity=fidelity if one.size else None,
+            measurement=Measurement(
+                latency=(Latency(batch=1, threads=1, runs=400, p50=one.p50 or 0, p95=0.6, p99=0.9, mean=0.43),),
+                throughput=one.throughput or 0,
+                throughput_batch=32,
+                load_ms=21.0,
+                peak_memory=31_000_000,
+                speedup=Interval(one.speedup, one.speedup - 0.04, one.speedup + 0.05) if one.speedup else None,
+            )
+            if one.size
+            else None,
+        )
+        for one in row.variants
+    )
+    history = (
+        Entry(
+            seq=1,
+            at="2026-11-21T04:08:00Z",
+            actor="engine",
+            action="version.added",
+            subject=f"{row.model}:{row.version}",
+        ),
+        Entry(
+            seq=2,
+            at="2026-11-21T04:10:00Z",
+            actor="tui",
+            action="alias.moved",
+            subject=f"{row.model}:production",
+            before="1-fp32",
+            after="2-int8",
+            why="faster",
+        ),
+    )
+    return VersionDetail(row=row, manifest=manifest, variants=variants, history=history)
+
+
+def job(
+    number: int,
+    state: str = "done",
+    upto: int = 9,
+    stem: str = "digits",
+    problem: Problem | None = None,
+    progress: float | None = None,
+) -> Job:
+    """A job whose first `upto` steps are done; the next runs or failed, by the state."""
+    created = START + number * 60
+    steps = []
+    for place, name in enumerate(STEPS):
+        began = created + place * 0.7
+        if place < upto:
+            steps.append(Step(name=name, state="done", started=began, ended=began + 0.7, detail=f"{name} it"))
+        elif place == upto and state in ("running", "failed"):
+            ended = began + 0.3 if state == "failed" else None
+            live = "running" if state == "running" else "failed"
+            steps.append(Step(name=name, state=live, started=began, ended=ended, progress=progress))
+        else:
+            steps.append(Step(name=name))
+    return Job(
+        id=f"j{number:04d}",
+        stem=stem,
+        state=state,
+        created=created,
+        files=(f"/ws/inbox/{stem}.pt2",),
+        steps=tuple(steps),
+        updated=created + 7,
+        format="torch.export",
+        model=stem,
+        version=1 if upto > 5 else None,
+        problem=problem,
+    )
+
+
+FAILURE = Problem(
+    code="needs_trust",
+    what="This file holds a pickle, which can run code when it is loaded.",
+    why="old.pt is a torch.save of a whole module, not a torch.export.",
+    fix="Export it with torch.export.save, or trust this file once: studio trust old.pt",
+)
+
+
+def comparison(plan: Plan, state: str = "done", number: int = 1) -> Comparison:
+    arms = tuple(
+        Arm(
+            label="ABCD"[n],
+            target=reference,
+            requests=800,
+            p50=0.41 / (n + 1),
+            p95=0.6,
+            p99=0.9,
+            throughput=2400.0 * (n + 1),
+            series=tuple(
+                Point(
+                    at=START + s,
+                    requests=2400.0 * (n + 1),
+                    errors=0,
+                    p50=0.41 / (n + 1) + s % 5 / 50,
+                    p95=0.6,
+                    p99=0.9 + s % 7 / 20,
+                )
+                for s in range(20)
+            ),
+        )
+        for n, reference in enumerate(plan.references)
+    )
+    return Comparison(
+        id=f"c{number}",
+        state=state,
+        plan=plan,
+        created=START + number,
+        arms=arms,
+        elapsed=plan.seconds if state == "done" else 4.0,
+        rows=(
+            Row(
+                metric="p50",
+                values=(0.41, 0.22),
+                unit="ms",
+                words="B faster, 1.83x, 95 % CI 1.79-1.88",
+                better="B",
+                ratio=Interval(1.83, 1.79, 1.88),
+            ),
+        ),
+        verdict="B is faster: 1.83x, 95 % CI 1.79-1.88.",
+        inputs="labelled",
+        samples=300,
+        machine=MACHINE,
+    )
+
+
+@dataclass
+class StubClient:
+    """`calls` records what was asked; `push` sends an event."""
+
+    rows: list[VersionRow] = field(default_factory=list)
+    job_list: list[Job] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
+    comparison_list: list[Comparison] = field(default_factory=list)
+    log_lines: list[LogLine] = field(default_factory=list)
+    url: str = "http://127.0.0.1:8080"
+
+    def __post_init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self._queue: queue.Queue[Event | None] = queue.Queue()
+        self._seq = 0
+
+    # what a test drives
+
+    def push(self, kind: str, value: Any) -> None:
+        self._seq += 1
+        self._queue.put(Event(seq=self._seq, at=time.time(), kind=kind, data=codec.builtins(value)))
+
+    def tick(self, target: str, requests: int, at: float | None = None, micros: int = 400) -> None:
+        histogram = Histogram()
+        histogram.add(micros, max(1, requests * 98 // 100))
+        histogram.add(micros * 3, max(1, requests // 50))
+        at = time.time() if at is None else at
+        self.push(
+            "metrics",
+            Tick(at=at, samples=(Sample(target=target, at=at, requests=requests, histogram=histogram),), loaded=2),
+        )
+        line = RequestLine(at=at, target=target, protocol="oip-v2", status=200, latency_us=micros, rows=1)
+        self.push("requests", {"lines": [line]})
+
+    def called(self, name: str) -> list[tuple[Any, ...]]:
+        return [call for call in self.calls if call[0] == name]
+
+    # what the app calls
+
+    def status(self) -> Status:
+        return Status(
+            workspace="/ws",
+            inbox="/ws/inbox",
+            pid=7,
+            version="0.1.0",
+            started=START,
+            control_url="http://127.0.0.1:5",
+            server=ServerStatus(state="ready", url=self.url, pid=8, loaded=2, memory=90_000_000),
+            watching=True,
+            models=len({row.model for row in self.rows}),
+            versions=len(self.rows),
+            jobs_active=0,
+            jobs_failed=0,
+        )
+
+    def versions(
+        self,
+        filter: str = "",
+        sort: str = "model",
+        descending: bool = False,
+        archived: bool = False,
+        offset: int = 0,
+        limit: int = 100,
+    ) -> VersionPage:
+        self.calls.append(("versions", filter, sort, descending, archived, offset, limit))
+        rows = [row for row in self.rows if filter in row.model and (archived or row.state != "archived")]
+        return VersionPage(rows=tuple(rows[offset : offset + limit]), total=len(rows), offset=offset)
+
+    def model(self, name: str) -> ModelDetail:
+        return ModelDetail(
+            model=name,
+            primary="2-int8",
+            aliases=dict(self.aliases),
+            versions=tuple(row for row in self.rows if row.model == name),
+            moves=(
+                AliasMove(
+                    model=name,
+                    alias="production",
+                    before="1-fp32",
+                    after=self.aliases.get("production", ""),
+                    why="",
+                    actor="tui",
+                    at="2026-11-21T04:10:00Z",
+                ),
+            ),
+        )
+
+    def _find(self, reference: str) -> int:
+        for place, row in enumerate(self.rows):
+            if f"{row.model}:{row.version}" == reference:
+                return place
+        raise NotFound(f"There is no {reference}.", "", "")
+
+    def version(self, model: str, version: int) -> VersionDetail:
+        return version_detail(self.rows[self._find(f"{model}:{version}")])
+
+    def jobs(self) -> list[Job]:
+        return list(self.job_list)
+
+    def job_log(self, id: str) -> str:
+        return f"log of {id}\nconverting …\ndone"
+
+    def _job(self, id: str, state: str) -> Job:
+        self.calls.append((state, id))
+        old = next(one for one in self.job_list if one.id == id)
+        new = replace(old, state=state, updated=old.updated + 1, problem=None)
+        self.job_list = [new if one.id == id else one for one in self.job_list]
+        return new
+
+    def cancel_job(self, id: str) -> Job:
+        return self._job(id, "cancelled")
+
+    def retry_job(self, id: str) -> Job:
+        return self._job(id, "queued")
+
+    def add(self, path: str) -> tuple[str, ...]:
+        """The model file of a sample becomes a version at once, as a job that has registered it."""
+        self.calls.append(("add", path))
+        if not path.endswith((".npz", ".toml")):
+            number = len(self.job_list) + 1
+            self.job_list.append(job(number, stem=path.rpartition("/")[2].partition(".")[0]))
+        return (path,)
+
+    def move_alias(self, model: str, alias: str, target: str, why: str = "") -> AliasMove:
+        self.calls.append(("move_alias", model, alias, target, why))
+        before = self.aliases.get(alias, "")
+        self.aliases[alias] = target
+        return AliasMove(
+            model=model, alias=alias, before=before, after=target, why=why, actor="tui", at="2026-11-21T04:10:00Z"
+        )
+
+    def rollback(self, model: str, alias: str = "production") -> AliasMove:
+        self.calls.append(("rollback", model, alias))
+        return AliasMove(
+            model=model, alias=alias, before="2-int8", after="1-fp32", why="", actor="tui", at="2026-11-21T04:10:00Z"
+        )
+
+    def undo(self) -> AliasMove:
+        self.calls.append(("undo",))
+        return AliasMove(
+            model="digits",
+            alias="production",
+            before="2-int8",
+            after="1-fp32",
+            why="",
+            actor="tui",
+            at="2026-11-21T04:10:00Z",
+        )
+
+    def archive(self, reference: str) -> VersionRow:
+        self.calls.append(("archive", reference))
+        place = self._find(reference)
+        if self.rows[place].aliases:
+            raise Conflict(f"{reference} serves.", "production points at it.", "Move production first (p).")
+        self.rows[place] = replace(self.rows[place], state="archived")
+        return self.rows[place]
+
+    def restore(self, reference: str) -> VersionRow:
+        self.calls.append(("restore", reference))
+        place = self._find(reference)
+        self.rows[place] = replace(self.rows[place], state="ready")
+        return self.rows[place]
+
+    def purge(self, reference: str, confirm: str) -> int:
+        self.calls.append(("purge", reference, confirm))
+        return self.rows.pop(self._find(reference)).size
+
+    def compare(self, plan: Plan) -> Comparison:
+        self.calls.append(("compare", plan))
+        one = comparison(plan, "done", len(self.comparison_list) + 1)
+        self.comparison_list.append(one)
+        return one
+
+    def comparisons(self) -> list[Comparison]:
+        return list(self.comparison_list)
+
+    def comparison(self, id: str) -> Comparison:
+        return next(one for one in self.comparison_list if one.id == id)
+
+    def cancel_comparison(self, id: str) -> Comparison:
+        self.calls.append(("cancel_comparison", id))
+        return self.comparison(id)
+
+    def metrics(self, target: str, since: float, until: float, step: float) -> tuple[Point, ...]:
+        return ()
+
+    def call(self, reference: str) -> CallExample:
+        url = f"{self.url}/v2/models/{reference}/infer"
+        body = '{"inputs": [{"name": "image", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0, 3, 9]}]}'
+        return CallExample(
+            reference=reference,
+            url=url,
+            body=body,
+            curl=f"curl -s {url} \\\n  -d '{body}'",
+            python=f"import requests\nprint(requests.post({url!r}, data={body!r}).json())",
+            javascript=f"const answer = await fetch('{url}', {{method: 'POST', body: `{body}`}});",
+        )
+
+    def logs(self) -> list[LogLine]:
+        return list(self.log_lines)
+
+    def journal(self) -> list[Entry]:
+        return []
+
+    def netron(self, reference: str) -> str:
+        self.calls.append(("netron", reference))
+        return "http://127.0.0.1:9999"
+
+    def load(self, reference: str, seconds: float, clients: int) -> Comparison:
+        self.calls.append(("load", reference, seconds, clients))
+        return comparison(Plan(references=(reference,), seconds=seconds, clients=clients), "running", 9)
+
+    def shutdown(self) -> None:
+        self.calls.append(("shutdown",))
+
+    def events(self, since: int = 0, stop: threading.Event | None = None) -> Iterator[Event]:
+        while stop is None or not stop.is_set():
+            try:
+                event = self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if event is not None:
+                yield event
+
+
+def filled(versions: int = 3) -> StubClient:
+    """Two models, jobs in every state, a finished comparison, some log."""
+    aliases = {"production": "2-int8", "candidate": "3-int8"}
+    rows = [version_row("cancer", 1, {}, True)]
+    rows += [version_row("digits", n, aliases, n == versions) for n in range(1, versions + 1)]
+    jobs = [
+        job(5, "running", 6, "resnet50", progress=0.4),
+        job(4, "queued", 1, "bert-tiny"),
+        job(3, "failed", 2, "old", FAILURE),
+        job(2),
+        job(1, stem="cancer"),
+    ]
+    lines = [
+        LogLine(at=START, source="engine", level="info", text="Engine 0.1.0 is up for /ws."),
+        LogLine(
+            at=START + 1, source="job", level="warning", text="no labels: accuracy can not be claimed", subject="j0002"
+        ),
+        LogLine(at=START + 2, source="audit", level="info", text="production 1-fp32 → 2-int8 by tui", subject="digits"),
+        LogLine(at=START + 3, source="server", level="error", text="digits:9 does not exist", subject="digits"),
+    ]
+    return StubClient(rows=rows, job_list=jobs, aliases=aliases, log_lines=lines)
