@@ -21,7 +21,7 @@ from studio.engine.bus import Bus
 from studio.engine.logs import Logs
 from studio.store.jobs import JobStore
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 10
 LANES: tuple[Literal["intake", "lab"], ...] = ("intake", "lab")
 LAB_STEPS = ("optimised", "verified", "measured")
 TELL_SECONDS = 0.2

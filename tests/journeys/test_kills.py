@@ -26,7 +26,9 @@ def check_store(workspace: Path) -> None:
         for sha in _hashes(named):
             assert hashlib.sha256((blobs / sha).read_bytes()).hexdigest() == sha, manifest
     prev = GENESIS
-    for line in (workspace / "store" / "journal.jsonl").read_bytes().splitlines():
+    journal = workspace / "store" / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n") if journal.exists() else [b""]
+    for line in lines[:-1]:  # what stands behind the last newline was being written when the kill came
         entry = codec.decode(line, Entry)
         assert entry.prev == prev
         assert entry_hash(entry) == entry.hash
@@ -84,8 +86,8 @@ def test_the_engine_killed_at_random_moments_loses_nothing(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_storm_of_kills(tmp_path: Path) -> None:
-    for start in range(0, kills(200), 20):
-        run_engine_kills(tmp_path / f"workspace-{start}", rounds=20, seed=start)
+    for start in range(0, kills(40), 8):
+        run_engine_kills(tmp_path / f"workspace-{start}", rounds=8, seed=start)
 
 
 def test_a_killed_server_is_replaced_and_connections_wait(studio: RunningEngine) -> None:

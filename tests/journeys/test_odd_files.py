@@ -13,7 +13,7 @@ CANCER = SAMPLES / "3" / "cancer.onnx"
 
 
 def versions(studio: RunningEngine, model: str) -> list[int]:
-    return [row.version for row in studio.client.versions(filter=model).rows if row.model == model]
+    return sorted(row.version for row in studio.client.versions(filter=model).rows if row.model == model)
 
 
 def test_a_slow_copy_is_waited_for(studio: RunningEngine) -> None:
