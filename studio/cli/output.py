@@ -115,6 +115,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{value * 100:.1f} %"
 
 
+def plural(count: int, word: str) -> str:
+    """`1 version`, `2 versions`."""
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
+
+
 def cosine(value: float | None) -> str:
     return "–" if value is None else f"{value:.6f}"
 

@@ -32,14 +32,17 @@ class Live:
         if self._terminal and self._last:
             click.echo("\r\x1b[K", err=True, nl=False)
 
-    def show(self, text: str, moving: str = "") -> None:
-        """`text` is worth a line of its own when it changes; `moving` is shown only where a line can be rewritten."""
+    def show(self, text: str, moving: str = "", passing: bool = False) -> None:
+        """What is going on. Where a line can not be rewritten, `text` becomes one when it changes, unless `passing`.
+
+        `moving` changes all the time, so it is shown only where a line can be rewritten.
+        """
         if self._terminal:
             whole = f"{text}  {moving}" if moving else text
             columns = shutil.get_terminal_size().columns
             click.echo("\r\x1b[K" + whole[: columns - 1], err=True, nl=False)
             sys.stderr.flush()
-        elif text != self._last:
+        elif text != self._last and not passing:
             say(text)
         self._last = text
 

@@ -7,17 +7,20 @@ content security policy lets the page load nothing from elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 import shlex
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from textual_serve.server import Server
 
-from studio.cli.output import say
+from studio.core.errors import Conflict
 
 HOST = "127.0.0.1"
 COOKIE = "studio_key"
@@ -40,7 +43,24 @@ class WebTerminal(Server):  # type: ignore[misc]  # textual-serve is untyped
         """stdout is data and stderr ours: nothing is set up."""
 
     async def on_startup(self, app: web.Application) -> None:
-        say(f"Open {self.link} in a browser on this machine; ctrl+c ends it. The engine keeps serving.")
+        """textual-serve's own prints a banner to stdout."""
+
+    async def run(self, listening: Callable[[], None]) -> None:
+        """Serve until SIGTERM or ctrl+c; `listening` is called once the link works. Raises Conflict."""
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        runner = web.AppRunner(await self._make_app(), shutdown_timeout=2.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, HOST, self.port).start()
+            listening()
+            await stop.wait()
+        except OSError as error:
+            raise Conflict(
+                f"Port {self.port} is not free.", f"{error.strerror}.", f"Choose another: --port {self.port + 1}"
+            ) from error
+        finally:
+            await runner.cleanup()
 
     async def _make_app(self) -> web.Application:
         app: web.Application = await super()._make_app()

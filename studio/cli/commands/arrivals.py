@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from studio.cli.output import GOOD, ago, duration, emit, emit_line, job_line, paint, say, table
+from studio.cli.output import GOOD, ago, duration, emit, emit_line, job_line, paint, plural, say, table
 from studio.cli.progress import Live
 from studio.cli.session import Session, command, pass_session
 from studio.client import Client
@@ -36,15 +36,20 @@ def add(session: Session, paths: tuple[Path, ...], name: str | None, wait: bool)
         raise InvalidInput("--name goes with one PATH.", f"There are {len(paths)}.", "Add them one by one.")
     client = session.client()
     known = {job.id for job in client.jobs()}
-    copies = [copy for path in in_order(paths) for copy in client.add(path, name)]
+    copies = add_all(client, in_order(paths), name)
     if not wait:
         emit(session, {"files": copies}, lambda: "\n".join(copies))
         return
-    say(f"{len(copies)} files are in the inbox.")
+    say(f"In the inbox: {plural(len(copies), 'file')}.")
     jobs = [follow_job(client, job.id) for job in new_jobs(client, known, copies)]
     emit(session, jobs, lambda: jobs_table(jobs))
     for job in jobs:
         raise_failure(job)
+
+
+def add_all(client: Client, paths: Sequence[Path], name: str | None = None) -> list[str]:
+    """Copy into the inbox; each copy once, though the engine takes along what belongs to a file."""
+    return list(dict.fromkeys(copy for path in paths for copy in client.add(path, name)))
 
 
 def in_order(paths: Sequence[Path]) -> list[Path]:
@@ -87,7 +92,7 @@ def follow_job(client: Client, id: str) -> Job:
             step_now = job.current
             if step_now is not None and step_now.state == "running":
                 share = "" if step_now.progress is None else f"{step_now.progress:.0%}"
-                live.show(f"  {job.stem}: {step_now.name}", f"{step_now.detail} {share}".strip())
+                live.show(f"  {job.stem}: {step_now.name}", f"{step_now.detail} {share}".strip(), passing=True)
 
         try:
             job = client.wait_job(id, update)

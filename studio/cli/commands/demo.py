@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from studio.cli.commands.arrivals import follow_job, new_jobs
+from studio.cli.commands.arrivals import add_all, follow_job, new_jobs
 from studio.cli.commands.measure import comparison_text, follow
 from studio.cli.commands.models import versions_table
 from studio.cli.output import emit, is_terminal, say
@@ -97,7 +97,7 @@ def add_sample(client: Client, folder: Path) -> None:
     from studio.tui.samples import files_of
 
     known = {job.id for job in client.jobs()}
-    copies = [copy for path in files_of(folder) for copy in client.add(path)]
+    copies = add_all(client, files_of(folder))
     for job in new_jobs(client, known, copies):
         raise_failure(follow_job(client, job.id))
 

@@ -7,13 +7,15 @@ import time
 
 import click
 
-from studio.cli.output import ago, emit, fields, paint, say, size
+from studio.cli.output import ago, emit, fields, paint, plural, say, size
 from studio.cli.session import Session, command, pass_session
+from studio.client.client import wait_for
 from studio.client.connect import attach, engine_command, engine_environment
 from studio.core.errors import Conflict, Unavailable
 from studio.core.views import Status
 
 STOP_SECONDS = 60.0
+SERVER_SECONDS = 30.0
 
 
 @command("up", short_help="Run the engine.")
@@ -27,7 +29,7 @@ def up(session: Session, detach: bool) -> None:
     running = attach(session.workspace, "cli")
     if detach:
         client = running or session.client(start=True)
-        status = client.status()
+        status = wait_for(client.status, lambda now: now.server.state != "starting", timeout=SERVER_SECONDS)
         say("The engine runs already." if running else "The engine is up.")
         emit(session, status, lambda: status_text(status))
         return
@@ -98,13 +100,13 @@ def status_text(status: Status) -> str:
     """The engine at a glance, for people."""
     server = status.server
     state = server.state if server.state == "ready" else paint(server.state, "yellow")
-    restarts = f", {server.restarts} restarts" if server.restarts else ""
+    restarts = f", {plural(server.restarts, 'restart')}" if server.restarts else ""
     failed = f", {status.jobs_failed} failed" if status.jobs_failed else ""
     return fields(
         [
             ("endpoint", f"{server.url} ({state}{restarts})"),
-            ("loaded", f"{server.loaded} models in {size(server.memory)}"),
-            ("registered", f"{status.models} models, {status.versions} versions"),
+            ("loaded", f"{plural(server.loaded, 'variant')}, {size(server.memory)} of memory"),
+            ("registered", f"{plural(status.models, 'model')}, {plural(status.versions, 'version')}"),
             ("jobs", f"{status.jobs_active} active{failed}"),
             ("inbox", status.inbox + ("" if status.watching else "  (not watched)")),
             ("workspace", status.workspace),

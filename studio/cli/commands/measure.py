@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import click
 
-from studio.cli.output import emit, fields, is_terminal, milliseconds, paint, quantity, say, table, write
+from studio.cli.commands.models import fidelity_words
+from studio.cli.output import ago, emit, fields, is_terminal, milliseconds, paint, plural, quantity, say, table, write
 from studio.cli.progress import Live, bar
 from studio.cli.session import Session, command, complete_reference, pass_session
 from studio.client import Client
@@ -119,6 +120,9 @@ def comparison_text(comparison: Comparison) -> str:
     parts.append(arms_table(comparison.arms))
     if comparison.rows and len(comparison.arms) > 1:
         parts.append(verdict_table(comparison.arms, comparison.rows))
+    agreement = fidelity_lines(comparison)
+    if agreement:
+        parts.append(agreement)
     if comparison.gates:
         parts.append(
             table(
@@ -163,12 +167,18 @@ def verdict_table(arms: Sequence[Arm], rows: Sequence[Row]) -> str:
     return table(head, lines, right=range(1, len(arms) + 1))
 
 
+def fidelity_lines(comparison: Comparison) -> str:
+    """How near each arm comes to the model that it was made from."""
+    known = [(arm, one) for arm, one in zip(comparison.arms, comparison.fidelity, strict=False) if one is not None]
+    lines = [[arm.label, fidelity_words(one)] for arm, one in known]
+    return table(("", "AGREES WITH ITS SOURCE"), lines) if lines else ""
+
+
 def how(comparison: Comparison) -> str:
     """How it was measured: without this, figures mean nothing."""
     plan, machine = comparison.plan, comparison.machine
-    plural = "" if plan.clients == 1 else "s"
     inputs = {"synthetic": "made-up inputs", "samples": "sample inputs", "labelled": "labelled samples"}
-    taken = f"{plan.seconds:g} s, {plan.clients} client{plural}, {comparison.threads} thread a run"
+    taken = f"{plan.seconds:g} s, {plural(plan.clients, 'client')}, {comparison.threads} thread a run"
     if len(comparison.arms) > 1:
         taken += f", slices of {plan.slice_seconds:g} s in turn"
     return fields(
@@ -182,7 +192,6 @@ def how(comparison: Comparison) -> str:
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> str:
-    from studio.cli.output import ago
 
     rows = [
         [one.id, ago(one.created), one.state, " ".join(arm.target for arm in one.arms), one.verdict]

@@ -11,6 +11,7 @@ from studio.core.names import Reference
 from studio.core.views import ModelDetail, VariantRow, VersionDetail, VersionPage, VersionRow
 
 SORTS = ("model", "created", "size", "p50", "fidelity")
+OFFERED = ("reference", "keep")
 PAGE = 100
 LARGEST_PAGE = 1000
 
@@ -52,7 +53,7 @@ def versions_table(rows: tuple[VersionRow, ...]) -> str:
             size(row.size),
             milliseconds(row.p50),
             percent(row.accuracy),
-            " ".join(variant.variant for variant in row.variants),
+            " ".join(variant.variant for variant in row.variants if variant.outcome in OFFERED),
             since(row.created),
             ", ".join([*row.aliases, *(["latest"] if row.latest and "latest" not in row.aliases else [])]),
         ]
