@@ -67,7 +67,7 @@ def target(
 def identity(folder: Path, datatype: str = "FP32", shape: tuple[Dim, ...] = ("n",), **names: object) -> Target:
     """y = x."""
     x, y = TensorSpec("x", datatype, shape), TensorSpec("y", datatype, shape)
-    path = folder / f"identity-{datatype}-{len(shape)}.onnx"
+    path = folder / f"identity-{datatype}-{'x'.join(map(str, shape))}.onnx"
     save(path, [helper.make_node("Identity", ["x"], ["y"])], [x], [y])
     return target(path, [x], [y], **names)  # type: ignore[arg-type]
 
@@ -111,7 +111,7 @@ def mlp(folder: Path, **names: object) -> Target:
 
 
 def slow(folder: Path, **names: object) -> Target:
-    """Runs for about `n` milliseconds: a loop of 64 × 64 products, n·40 times. Input n INT64 [1]."""
+    """Runs long: a loop of 40·n products of 64 × 64, some 0.1 ms for each n. Input n INT64 [1]."""
     n, y = TensorSpec("n", "INT64", (1,)), TensorSpec("y", "FP32", (64, 64))
     body = helper.make_graph(
         [
