@@ -1,0 +1,1 @@
+"""Comparisons and load tests through the real endpoint: requests, the process that sends them, and the verdict."""
