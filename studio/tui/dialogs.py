@@ -62,6 +62,8 @@ class Choice:
 class MoveDialog(Dialog[tuple[str, str]]):
     """Confirm an alias move; shows old → new. Gives (key, why)."""
 
+    AUTO_FOCUS = ""  # never the reason's line: the confirm key would be typed into it
+
     def __init__(self, model: str, alias: str, old: str, choices: Sequence[Choice], trigger: Sequence[str]) -> None:
         super().__init__()
         self._model, self._alias, self._old = model, alias, old
@@ -91,8 +93,8 @@ class MoveDialog(Dialog[tuple[str, str]]):
 
     def on_mount(self) -> None:
         self._show()
-        lists = self.query(OptionList)
-        self.set_focus(lists.first() if lists else None)
+        for choices in self.query(OptionList):
+            choices.focus()
 
     def _show(self) -> None:
         new = f"{self._model}:{self._chosen}"

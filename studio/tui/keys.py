@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput
-from studio.tui.actions import ACTIONS, BY_NAME, SCREENS, Action, Screen
+from studio.tui.actions import ACTIONS, BY_NAME, SCREENS, TITLES, Action, Screen
 
 KEYS_FILE = "keys.toml"
 
@@ -139,3 +139,17 @@ def read_keymap(workspace: Path) -> Keymap:
             'For example: promote = "P"',
         )
     return keymap(table)
+
+
+def keys_markdown() -> str:
+    """The table of keys for the documentation, grouped as in the help; the same source, so it can not drift."""
+    lines: list[str] = []
+    for group in dict.fromkeys(action.group for action in ACTIONS):
+        lines += [f"### {group}", "", "| key | action | name in `keys.toml` | where |", "|---|---|---|---|"]
+        for action in ACTIONS:
+            if action.group == group:
+                keys = " ".join(f"`{key_label(key)}`" for key in action.keys)
+                where = "everywhere" if action.screens == SCREENS else ", ".join(TITLES[one] for one in action.screens)
+                lines.append(f"| {keys} | {action.help} | `{action.name}` | {where} |")
+        lines.append("")
+    return "\n".join(lines)

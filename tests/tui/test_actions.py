@@ -10,7 +10,7 @@ from studio.core.errors import InvalidInput
 from studio.tui.actions import ACTIONS, BY_NAME, SCREENS, footer_of, of_screen
 from studio.tui.dialogs import confirm_keys
 from studio.tui.help import help_text
-from studio.tui.keys import KEYS_FILE, clashes, key_label, keymap, read_keymap
+from studio.tui.keys import KEYS_FILE, clashes, key_label, keymap, keys_markdown, read_keymap
 from tests.tui.conftest import Studio, until
 from tests.tui.stub import filled
 
@@ -104,3 +104,9 @@ async def test_a_wrong_keymap_file_is_told_and_the_keys_of_the_table_hold(studio
 
 def test_labels_are_what_keyboards_show() -> None:
     assert [key_label(key) for key in ("slash", "question_mark", "space", "escape")] == ["/", "?", "space", "esc"]
+
+
+def test_the_documented_table_has_every_action() -> None:
+    words = keys_markdown()
+    for action in ACTIONS:
+        assert f"| {action.help} | `{action.name}` |" in words

@@ -56,6 +56,14 @@ async def test_job_events_move_the_row_and_the_header(studio: Studio) -> None:
         client.push("job", job(1))
         await until(pilot, lambda: "digits:1" in screen_text(pilot.app), "what it became")
         assert "2 Inbox  3 Compare" in screen_text(pilot.app)
+        client.push("job", job(2, "running", 2, stem="newer"))
+        await until(pilot, lambda: pilot.app.current.chosen.stem == "newer", "the cursor follows what arrives")
+        client.push("job", job(3, "running", 2, stem="newest"))
+        await until(pilot, lambda: pilot.app.current.chosen.stem == "newest", "and again")
+        await pilot.press("j")
+        client.push("job", job(4, "running", 2, stem="last"))
+        await until(pilot, lambda: "last" in screen_text(pilot.app), "one more arrives")
+        assert pilot.app.current.chosen.stem == "newer"  # the user chose it
 
 
 async def test_compare_promotes_swaps_and_reports(studio: Studio, tmp_path: Path) -> None:
@@ -76,8 +84,9 @@ async def test_compare_promotes_swaps_and_reports(studio: Studio, tmp_path: Path
         await until(pilot, lambda: pilot.app.current.comparison.id == "c1", "the one before")
         await pilot.press("p")
         await until(pilot, lambda: "digits:2-int8  →  digits:3-fp32" in screen_text(pilot.app), "old and new")
-        await pilot.press("enter")
+        await pilot.press("y")
         await until(pilot, lambda: client.called("move_alias"), "promoted")
+        assert client.called("move_alias") == [("move_alias", "digits", "production", "3-fp32", "")]
 
 
 async def test_compare_without_one_names_the_next_key(studio: Studio) -> None:

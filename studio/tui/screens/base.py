@@ -81,6 +81,13 @@ class View(Container):
         """What takes the focus when the screen comes to the front."""
         return None
 
+    def reveal(self, widget: Widget, visible: bool) -> None:
+        """Show or hide a list. One that comes back takes the focus that hiding it took away."""
+        came = visible and not widget.display
+        widget.display = visible
+        if came and self.showing and len(self.app.screen_stack) == 1 and self.app.focused is None:
+            self.call_after_refresh(widget.focus)
+
     def move_tab(self, by: int) -> None:
         """`h` and `l`: the tab before or after, on screens that have tabs. Others scroll the focused widget."""
         focused = self.app.focused

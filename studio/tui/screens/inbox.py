@@ -63,7 +63,11 @@ class InboxView(View):
     def _fill(self) -> None:
         words, now = self.filter, time.time()
         jobs = [job for job in self.state.jobs.values() if not words or words in job_text.searched(job)]
-        self.query_one("#jobs", Table).fill([(job.id, job_text.cells(job, now)) for job in jobs])
+        table = self.query_one("#jobs", Table)
+        newest = table.cursor_row == 0  # who stays at the top follows what arrives
+        table.fill([(job.id, job_text.cells(job, now)) for job in jobs])
+        if newest and jobs:
+            table.choose(jobs[0].id)
         pane = self.query_one("#inbox-list")
         active = len(self.state.active_jobs())
         pane.border_title = "Inbox" + (f"  filter: {self.filter}" if self.filter else "")
@@ -73,7 +77,7 @@ class InboxView(View):
         )
         empty = self._empty_words() if not jobs else None
         self.query_one("#inbox-empty", Empty).show(empty)
-        self.query_one("#jobs").display = empty is None
+        self.reveal(self.query_one("#jobs"), empty is None)
         self.query_one("#inbox-detail").display = empty is None
         self.set_class(empty is not None, "alone")
         self._words()

@@ -81,7 +81,7 @@ class LogView(View):
         self._titles(len(lines))
         empty = None if lines else self._empty_words()
         self.query_one("#log-empty", Empty).show(empty)
-        log.display = empty is None
+        self.reveal(log, empty is None)
 
     def _line(self, line: LogLine) -> Text:
         variables = self.app.theme_variables

@@ -134,7 +134,7 @@ class ModelsView(View):
     def _empty(self) -> None:
         words = self._empty_words()
         self.query_one("#models-empty", Empty).show(words)
-        self.query_one("#versions").display = words is None
+        self.reveal(self.query_one("#versions"), words is None)
         self.query_one("#models-detail").display = words is None
         self.set_class(words is not None, "alone")
 

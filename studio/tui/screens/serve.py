@@ -167,7 +167,7 @@ class ServeView(View):
         self.query_one("#routes", Table).fill([(route.name, self._cells(route, now)) for route in self._routes])
         empty = None if self._routes or not self._asked else self._empty_words()
         self.query_one("#serve-empty", Empty).show(empty)
-        self.query_one("#routes").display = empty is None
+        self.reveal(self.query_one("#routes"), empty is None)
         self._draw_charts(now)
         self._draw_tail()
 

@@ -147,10 +147,10 @@ class VersionPane(Widget):
         """Speed against accuracy, or fidelity without labels. Drawn in a thread: the first time imports plotext."""
         detail, plot = self._detail, self.query_one("#variant-plot", Static)
         rows = [row for row in detail.row.variants if row.p50 is not None] if detail else []
-        accuracy = all(row.accuracy is not None for row in rows)
+        accuracy = all(row.accuracy is not None for row in rows) and len({row.accuracy for row in rows}) > 1
         points = [(row.variant, row.p50, row.accuracy if accuracy else row.fidelity) for row in rows]
         width, height = self.size.width - 4, min(14, self.size.height - 24)
-        if len(points) < 2 or width < 40 or height < 8:
+        if len({value for _, _, value in points}) < 2 or width < 40 or height < 8:
             plot.update("")
             return
 

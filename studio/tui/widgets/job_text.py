@@ -33,7 +33,7 @@ def elapsed(job: Job, now: float) -> float:
 
 def doing(job: Job) -> str:
     """What happens now, in few words: `converted ━━╌╌ 50 %`."""
-    if job.state == "queued":
+    if job.state == "queued" and not any(step.state == "running" for step in job.steps):
         return "waiting for its turn"
     if job.state in ("done", "cancelled"):
         return job.note or job.state
