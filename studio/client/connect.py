@@ -49,7 +49,7 @@ def read_info(workspace: Path) -> EngineInfo | None:
 
 
 def locate(workspace: Path) -> Address | None:
-    """Where the workspace's engine says that it answers; None while none does. Raises Denied for a token not readable."""
+    """Where the workspace's engine says that it answers; None while none does. Denied when the token is unreadable."""
     info = read_info(workspace)
     if info is None or not info.control_url:
         return None
