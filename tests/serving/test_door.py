@@ -8,12 +8,13 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from studio.core.settings import ServingSettings
-from studio.serving import connection, http
+from studio.serving import app, connection, http
 from studio.serving.app import host_allowed, origin_allowed
 from studio.serving.connection import Listener
 from tests.serving import graphs
@@ -238,7 +239,7 @@ async def _answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
     monkeypatch.setattr(http, "BODY_SECONDS", 0.05)
     monkeypatch.setattr(http, "BODY_BYTES_A_SECOND", 10**9)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def reader_app(scope: Any, receive: Any, send: Any) -> None:
         try:
             await http.read_body(receive, http.header_map(scope["headers"]), 1000)
             response = http.json_response({})
@@ -248,7 +249,7 @@ async def _answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
 
     with listen() as listening:
         address = listening.getsockname()
-        listener = Listener(app, listening)
+        listener = Listener(reader_app, listening)
         await listener.start()
         reader, writer = await asyncio.open_connection(*address)
         writer.write(sent)
@@ -268,3 +269,35 @@ async def _answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
 )
 async def test_those_who_send_too_slowly(sent: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await _answer_to(sent, monkeypatch) == answer
+
+
+async def test_the_unforeseen_is_an_id_for_the_client_and_a_traceback_for_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(service: Any, request: Any) -> Any:
+        raise RuntimeError("secret /path")
+
+    monkeypatch.setitem(app.PROTOCOLS, "odd", handler)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    service = SimpleNamespace(settings=ServingSettings())
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "http_version": "1.1",
+        "raw_path": b"/odd",
+        "headers": [(b"host", b"localhost")],
+    }
+    await app.make_app(service)(scope, receive, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 500
+    words = json.loads(sent[1]["body"])["error"]
+    assert "secret" not in words
+    request_id = words.partition("request ")[2][:12]
+    assert request_id in caplog.text
+    assert "secret /path" in caplog.text
