@@ -8,7 +8,7 @@ from pathlib import Path
 
 from studio.bench.comparison import run_comparison
 from studio.core.comparison import Comparison
-from studio.core.manifest import Fidelity, Gate
+from studio.core.manifest import Fidelity, Gate, VariantManifest, VersionManifest
 from studio.core.settings import ServingSettings
 from studio.engine.keep import Keep
 from studio.engine.supervisor import Supervisor
@@ -29,7 +29,7 @@ class Measure:
         for target in targets:
             detail = await self._keep.version_detail(target.model, target.version)
             variant = next((one for one in detail.variants if one.variant == target.variant), None)
-            fidelity.append(variant.fidelity if variant else detail.manifest.parity)
+            fidelity.append(_fidelity(detail.manifest, variant))
             if variant and target is not targets[0]:
                 gates += [replace(gate, name=f"{target.name} {gate.name}") for gate in variant.verdict.gates]
             file = detail.manifest.samples.file
@@ -50,3 +50,12 @@ class Measure:
         )
         on_update(prepared)
         return await run_comparison(prepared, self._supervisor.url, targets, samples, on_update)
+
+
+def _fidelity(version: VersionManifest, variant: VariantManifest | None) -> Fidelity | None:
+    """Against the source framework: the reference's parity with it, or a variant's agreement with the reference."""
+    if variant is None:
+        return version.parity
+    if variant.is_reference and variant.fidelity is not None:
+        return replace(version.parity, accuracy=variant.fidelity.accuracy)
+    return variant.fidelity

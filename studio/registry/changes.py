@@ -120,7 +120,7 @@ def purge(registry: Registry, model: str, version: int, actor: str = "engine", w
         raise Refused(
             f"{model}:{version} is not archived.",
             "Only what was taken out of service before can be deleted.",
-            f"Archive it first: studio archive {model}:{version}",
+            f"Archive it first: studio rm {model}:{version}",
         )
     _refuse_named(registry, model, version)
     entry = registry.store.journal.append("version.purged", f"{model}:{version}", actor=actor, why=why)
