@@ -104,7 +104,7 @@ async def _follow(follower: _Follower, plan: LoadPlan, on_update: Callable[[Comp
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.returncode
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         complaints.cancel()
 
