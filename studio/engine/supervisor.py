@@ -29,6 +29,7 @@ BACKLOG = 1024
 PORTS_TO_TRY = 20
 MAX_PAUSE = 10.0
 STABLE_SECONDS = 10.0
+DRAIN_SECONDS = 35.0  # a little more than the server gives its own requests
 LINE_LIMIT = 64 * 1024 * 1024
 
 
@@ -85,7 +86,7 @@ class Supervisor:
     async def start(self) -> None:
         self._task = asyncio.create_task(self._keep_running(), name="server supervisor")
 
-    async def stop(self, grace: float = 10.0) -> None:
+    async def stop(self, grace: float = DRAIN_SECONDS) -> None:
         """Drain, then stop. In-flight requests get `grace` seconds."""
         self._stopping = True
         self._set(state="draining")
@@ -172,7 +173,7 @@ class Supervisor:
                     waiting.set_result({})  # the table is sent again to the next server
             if self._process.returncode is None:
                 try:
-                    await asyncio.wait_for(self._process.wait(), 5 if not self._stopping else 15)
+                    await asyncio.wait_for(self._process.wait(), DRAIN_SECONDS if self._stopping else 5)
                 except TimeoutError:
                     self._process.kill()
                     await self._process.wait()
@@ -189,7 +190,7 @@ class Supervisor:
             case "routes_applied":
                 errors = codec.convert(message.get("errors", {}), dict[str, str])
                 for target, why in errors.items():
-                    self._on_log("error", f"{target} could not be loaded: {why}")
+                    self._on_log("error", f"{target}: {why}")
                 waiting = self._applied.get(message["generation"])
                 if waiting and not waiting.done():
                     waiting.set_result(errors)

@@ -34,8 +34,9 @@ def until(see: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
 class RunningEngine:
     """An engine process over a workspace. `client` talks to it."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, python: str = sys.executable) -> None:
         self.workspace = workspace
+        self._python = python
         self.process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
@@ -60,11 +61,12 @@ class RunningEngine:
             settings.write_text("[serving]\nport = 0\n")
         with (self.workspace / "engine.out").open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "studio.engine.main", "--workspace", str(self.workspace)],
+                [self._python, "-m", "studio.engine.main", "--workspace", str(self.workspace)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                cwd=self.workspace,  # so that nothing is imported from the checkout by accident
             )
         self._client = until(self._attach, "the engine to answer")
         until(lambda: self.client.status().server.state == "ready", "the server to be ready")

@@ -126,7 +126,7 @@ def test_from_drop_to_promote(terminal: Terminal, workspace: Path) -> None:
     terminal.see("Overview")
     terminal.press("g")
     terminal.press("p")
-    terminal.see("production", 30)
+    terminal.see("Promote digits", 30)
     terminal.press("y")
     until(lambda: client.model("digits").aliases.get("production"), "the promotion")
     first = client.model("digits").aliases["production"]
@@ -134,7 +134,7 @@ def test_from_drop_to_promote(terminal: Terminal, workspace: Path) -> None:
     confirm_undo(terminal)
     until(lambda: not client.model("digits").aliases.get("production"), "the undo")
     terminal.press("p")
-    terminal.see("→", 30)
+    terminal.see("Promote digits", 30)
     terminal.press("y")
     until(lambda: client.model("digits").aliases.get("production") == first, "the second promotion")
 
