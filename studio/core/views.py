@@ -8,6 +8,7 @@ from typing import Literal
 from studio.core.errors import Problem
 from studio.core.journal import AliasMove, Entry
 from studio.core.manifest import VariantManifest, VersionManifest
+from studio.core.metrics import Point
 
 Level = Literal["debug", "info", "warning", "error"]
 LogSource = Literal["engine", "job", "requests", "audit", "server"]
@@ -120,6 +121,14 @@ class LogLine:
     level: Level
     text: str
     subject: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """The charted series of a target (a full reference), or of all together (empty)."""
+
+    target: str
+    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from studio.core import codec
 from studio.core.comparison import Comparison
 from studio.core.jobs import Job
 from studio.core.journal import Entry
-from studio.core.metrics import Point
-from studio.core.views import ApiError, CallExample, LogLine, ModelDetail, Status, VersionDetail, VersionPage
+from studio.core.views import ApiError, CallExample, LogLine, ModelDetail, Series, Status, VersionDetail, VersionPage
 
 if TYPE_CHECKING:
     from studio.engine.engine import Engine
@@ -98,7 +97,7 @@ async def comparison(request: Request, comparison: str) -> Response:
     return answer(await engine_of(request).comparisons.get(comparison))
 
 
-@router.get("/metrics", response_model=list[Point])
+@router.get("/metrics", response_model=Series)
 async def metrics(
     request: Request,
     target: str = "",
@@ -109,7 +108,7 @@ async def metrics(
     """Latency quantiles (ms) and rates of a target, or of all together; times in Unix seconds, 0 = now."""
     engine = engine_of(request)
     points = await engine.keep.points(target, since, until or engine.now(), step)
-    return answer({"target": target, "points": points})
+    return answer(Series(target=target, points=tuple(points)))
 
 
 @router.get("/call/{reference}", response_model=CallExample)
