@@ -60,9 +60,11 @@ class Arrivals:
             self._intake.expect()  # its imports run while the file settles
 
     def _settled(self, arrival: Arrival) -> None:
-        if self._jobs.is_working_on(arrival.fingerprint):
-            return  # taken up again after a restart, before the inbox saw it
-        key = self._waiting.pop(f"{arrival.stem}/" if arrival.folder else arrival.stem, "")
+        key = self._waiting.pop(arrival.key, "")
+        if self._jobs.is_working_on(arrival.fingerprint):  # taken up again after a restart, before the inbox saw it
+            if key:
+                self._jobs.finish(key, "cancelled", "a job works on this content already")
+            return
         files = tuple(str(path) for path in arrival.files)
         job = self._jobs.get(key) if key else self._jobs.create(arrival.stem, files)
         detail = f"{len(files)} file{'s' if len(files) > 1 else ''}, {arrival.size:,} bytes"

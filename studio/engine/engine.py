@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -73,6 +74,7 @@ class Engine:
         self._control_url = control_url
         for notice in await self.keep.open():
             self.logs.add("engine", "warning", notice)
+        await asyncio.to_thread(clear_folder, self.workspace.work)
         await self.supervisor.start()
         self.logs.add("engine", "info", f"Engine {__version__} is up for {self.workspace.root}.")
         self.jobs.recover()
@@ -213,3 +215,9 @@ class Engine:
     async def netron(self, reference: str) -> str:
         """Open a graph in Netron on loopback; the URL to look at it."""
         return await self._netron.open(self.keep.resolve(reference))
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what workers of an engine that was killed have left behind."""
+    for left in folder.iterdir():
+        shutil.rmtree(left, ignore_errors=True)

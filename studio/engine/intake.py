@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from studio.engine.jobs import Jobs
 
 CHUNK = 1024 * 1024
-SPARE_SECONDS = 60.0
+SPARE_SECONDS = 15.0
 
 
 @dataclass

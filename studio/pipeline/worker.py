@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Pipe:
         self._fd = fd
         self._lock = threading.Lock()
         self.step = ""
+        self._told = ""
 
     def send(self, message: Message) -> None:
         data = codec.encode(message) + b"\n"
@@ -48,7 +50,9 @@ class Pipe:
                 data = data[os.write(self._fd, data) :]
 
     def progress(self, step: str, progress: float | None, detail: str) -> None:
-        self.step = step
+        if (step, detail) != (self.step, self._told):
+            print(f"{time.strftime('%H:%M:%S')} {step}: {detail}", flush=True)  # noqa: T201 - stdout is the job's log
+        self.step, self._told = step, detail
         self.send(Message(type="progress", step=step, progress=progress, detail=detail))
 
 
@@ -96,7 +100,9 @@ def _work(line: bytes, pipe: Pipe) -> Message:
         result = getattr(importlib.import_module(module), function)(task, pipe.progress)
         return Message(type="result", kind=kind, value=codec.builtins(result))
     except StudioError as error:
-        traceback.print_exc(limit=-_LINES)
+        print(f"{time.strftime('%H:%M:%S')} {error}", flush=True)  # noqa: T201 - stdout is the job's log
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__, limit=-_LINES)
         memory = _short_of_memory(error)
         return Message(type="problem", problem=_out_of_memory(pipe.step) if memory else error.problem)
     except BaseException as error:  # whatever it was, the engine is told, and the log has the traceback
