@@ -51,8 +51,19 @@ def ask(studio: RunningEngine, reference: str = "cancer") -> int:
 
 
 def run_engine_kills(workspace: Path, rounds: int, seed: int) -> None:
-    chance = random.Random(seed)
     engine = RunningEngine(workspace)
+    try:
+        storm(engine, rounds, seed)
+        assert engine.stop() == 0
+    finally:
+        if engine.process is not None and engine.process.poll() is None:
+            engine.kill()
+    check_store(workspace)
+
+
+def storm(engine: RunningEngine, rounds: int, seed: int) -> None:
+    chance = random.Random(seed)
+    workspace = engine.workspace
     engine.start()
     sources = [SAMPLES / "3" / "cancer.onnx"]
     for number in range(rounds):
@@ -75,9 +86,7 @@ def run_engine_kills(workspace: Path, rounds: int, seed: int) -> None:
     assert all(row.version == 1 for row in rows), "an arrival was registered twice"
     assert all({variant.variant for variant in row.variants} == {"fp32", "fp16", "int8"} for row in rows)
     assert ask(engine, "m0") == 200
-    assert not list((workspace / "run" / "work").iterdir()), "scratch was left behind"
-    assert engine.stop() == 0
-    check_store(workspace)
+    until(lambda: not list((workspace / "run" / "work").iterdir()), "scratch to be cleared", 30)
 
 
 def test_the_engine_killed_at_random_moments_loses_nothing(tmp_path: Path) -> None:

@@ -144,21 +144,24 @@ class VersionPane(Widget):
         self.post_message(self.VariantChosen())
 
     def _plot(self) -> None:
-        """Speed against accuracy, or fidelity without labels. Drawn in a thread: the first time imports plotext."""
+        """Speed against accuracy where that differs, else against size. Drawn in a thread: plotext is slow to import."""
         detail, plot = self._detail, self.query_one("#variant-plot", Static)
-        rows = [row for row in detail.row.variants if row.p50 is not None] if detail else []
-        accuracy = all(row.accuracy is not None for row in rows) and len({row.accuracy for row in rows}) > 1
-        points = [(row.variant, row.p50, row.accuracy if accuracy else row.fidelity) for row in rows]
+        offered = ("reference", "keep", "not distinguishable")
+        rows = [row for row in detail.row.variants if row.p50 is not None and row.outcome in offered] if detail else []
+        accuracies = [row.accuracy for row in rows if row.accuracy is not None]
+        by_accuracy = len(accuracies) == len(rows) and bool(rows) and max(accuracies) - min(accuracies) >= 0.001
+        points = [(row.variant, row.p50 or 0.0, row.accuracy if by_accuracy else row.size / 1000) for row in rows]
         width, height = self.size.width - 4, min(14, self.size.height - 24)
-        if len({value for _, _, value in points}) < 2 or width < 40 or height < 8:
+        if len(points) < 2 or width < 40 or height < 8:
             plot.update("")
             return
 
         def draw() -> object:
             from studio.tui.charts.still import Candidate, as_text, pareto
 
-            known = [Candidate(label, x, y) for label, x, y in points if x is not None and y is not None]
-            return as_text(pareto(known, width=width, height=height, value="accuracy" if accuracy else "cosine"))
+            known = [Candidate(label, x, y) for label, x, y in points if y is not None]
+            value, better = ("accuracy", "higher") if by_accuracy else ("size in kB", "lower")
+            return as_text(pareto(known, width=width, height=height, value=value, better=better))
 
         cast("StudioApp", self.app).ask(draw, plot.update, group="pareto")
 
