@@ -144,7 +144,7 @@ class VersionPane(Widget):
         self.post_message(self.VariantChosen())
 
     def _plot(self) -> None:
-        """Speed against accuracy where that differs, else against size. Drawn in a thread: plotext is slow to import."""
+        """Speed against accuracy where that differs, else against size. Drawn in a thread: plotext imports slowly."""
         detail, plot = self._detail, self.query_one("#variant-plot", Static)
         offered = ("reference", "keep", "not distinguishable")
         rows = [row for row in detail.row.variants if row.p50 is not None and row.outcome in offered] if detail else []
