@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +18,11 @@ from studio.core.views import VersionDetail, VersionPage, VersionRow
 from studio.tui import messages, text
 from studio.tui.screens import versions
 from studio.tui.screens.base import Handler, View
+from studio.tui.widgets import version_text
 from studio.tui.widgets.detail import VersionPane
 from studio.tui.widgets.empty import Empty
 from studio.tui.widgets.filter import FilterLine
 from studio.tui.widgets.tables import Column, Table
-from studio.tui.widgets.version_text import version_cells
 
 PAGE = 100
 SORTS: tuple[tuple[str, bool], ...] = (
@@ -40,6 +41,7 @@ COLUMNS = (
     Column("p50", "p50 ms", 6, right=True),
     Column("fidelity", "fidelity", 8, right=True, need=60),
     Column("accuracy", "accuracy", 8, right=True, need=84),
+    Column("traffic", "req/s", version_text.TRAFFIC_WIDTH, need=78),
     Column("alias", "alias", 11),
 )
 LETTERS = "ABCD"
@@ -50,7 +52,7 @@ class ModelsView(View):
 
     SCREEN = "models"
     PANES = ("models-list", "models-detail")
-    TOPICS = (messages.StatusChanged, messages.RegistryChanged, messages.MarksChanged)
+    TOPICS = (messages.StatusChanged, messages.RegistryChanged, messages.MarksChanged, messages.ClockTicked)
     START_SHARE = 55
 
     def __init__(self) -> None:
@@ -114,10 +116,19 @@ class ModelsView(View):
 
     def _fill(self) -> None:
         marks = dict(zip(self.state.marked, LETTERS, strict=False))
-        rows = [(f"{row.model}:{row.version}", version_cells(row, marks)) for row in self.page.rows]
+        now = time.time()
+        rows = [
+            (f"{row.model}:{row.version}", version_text.version_cells(row, marks, self.state.points, now))
+            for row in self.page.rows
+        ]
         self.query_one("#versions", Table).fill(rows)
         self._titles()
         self._empty()
+
+    @on(messages.ClockTicked)
+    def _clock_ticked(self) -> None:
+        if self.showing:
+            self._fill()
 
     def _titles(self) -> None:
         pane, page = self.query_one("#models-list"), self.page

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from textual.content import Content
 
 from studio.core.manifest import Fidelity, Gate, VariantManifest
+from studio.core.metrics import Point
 from studio.core.views import VariantRow, VersionDetail, VersionRow
 from studio.tui import text
+from studio.tui.charts.spark import sparkline
+
+TRAFFIC_SECONDS = 30
+TRAFFIC_WIDTH = 10
 
 Part = str | tuple[str, str]
 
@@ -248,8 +253,21 @@ def history(detail: VersionDetail) -> Content:
     return Content.assemble(*parts)
 
 
-def version_cells(row: VersionRow, marks: dict[str, str]) -> dict[str, str | tuple[str, str]]:
-    """The cells of a version in the models table. `marks`: letters by full reference."""
+def traffic(row: VersionRow, points: Mapping[str, Sequence[Point]], now: float) -> str:
+    """Requests a second of all variants of a version over the last `TRAFFIC_SECONDS`, as a sparkline; empty if none."""
+    names = [f"{row.model}:{row.version}-{one.variant}" for one in row.variants]
+    rates = [0.0] * TRAFFIC_SECONDS
+    for point in (point for name in names for point in points.get(name, ())[-TRAFFIC_SECONDS:]):
+        age = int(now - point.at)
+        if 0 <= age < TRAFFIC_SECONDS:
+            rates[-1 - age] += point.requests
+    return sparkline(rates, TRAFFIC_WIDTH) if any(rates) else ""
+
+
+def version_cells(
+    row: VersionRow, marks: dict[str, str], points: Mapping[str, Sequence[Point]], now: float
+) -> dict[str, str | tuple[str, str]]:
+    """The cells of a version in the models table. `marks`: letters by full reference; `points`: traffic by target."""
     letters = "".join(
         letter for reference, letter in marks.items() if reference.startswith(f"{row.model}:{row.version}-")
     )
@@ -263,5 +281,6 @@ def version_cells(row: VersionRow, marks: dict[str, str]) -> dict[str, str | tup
         "p50": text.ms(row.p50),
         "fidelity": text.cosine(row.fidelity),
         "accuracy": text.share(row.accuracy),
+        "traffic": (traffic(row, points, now), "accent"),
         "alias": (", ".join(row.aliases) or ("latest" if row.latest else ""), "success" if row.aliases else "muted"),
     }
