@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,25 @@ class Measure:
             threads=self._settings.threads,
         )
         on_update(prepared)
-        return await run_comparison(prepared, self._supervisor.url, targets, samples, on_update)
+        measured = await run_comparison(prepared, self._supervisor.url, targets, samples, on_update)
+        if measured.state != "done" or len(set(samples.values())) > 1:
+            return measured  # accuracies on different samples can not be compared
+        words = " ".join(_accuracy_words(measured, index, count) for index in range(1, len(targets)))
+        return replace(measured, verdict=f"{measured.verdict} {words}".strip())
+
+
+def _accuracy_words(comparison: Comparison, index: int, count: int) -> str:
+    """Whether an arm is more accurate than the first, by the normal interval of two proportions (95 %)."""
+    mine, other = comparison.fidelity[0], comparison.fidelity[index]
+    if mine is None or other is None or mine.accuracy is None or other.accuracy is None or not count:
+        return ""
+    spread = math.sqrt(sum(share * (1 - share) / count for share in (mine.accuracy, other.accuracy)))
+    gap = other.accuracy - mine.accuracy
+    first, label = comparison.arms[0].label, comparison.arms[index].label
+    figures = f"{100 * mine.accuracy:.1f} % against {100 * other.accuracy:.1f} % on {count} labelled samples"
+    if abs(gap) <= 1.96 * spread:
+        return f"{first} and {label} are not distinguishable in accuracy: {figures}."
+    return f"{label if gap > 0 else first} is more accurate: {first} {figures.replace('against', f'against {label}')}."
 
 
 def _fidelity(version: VersionManifest, variant: VariantManifest | None) -> Fidelity | None:

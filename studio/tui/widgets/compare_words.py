@@ -100,7 +100,7 @@ def gate_value(value: float | None) -> str:
     """Enough digits to tell a share near 1 from 1; never rounded up to it."""
     if value is None or not 0.9 < value < 1:
         return "1" if value == 1 else value_label(value)
-    return f"{math.floor(value * 1e5 + 1e-6) / 1e5:.5f}".rstrip("0")
+    return f"{math.floor(value * 1e5 + 1e-6) / 1e5:.5f}".rstrip("0").rstrip(".")
 
 
 def gate_table(gates: Sequence[Gate], width: int) -> list[Line]:
