@@ -26,8 +26,8 @@ import psutil
 from studio.registry import changes, versions
 from studio.registry.registry import Registry
 from studio.store.workspace import Workspace
+from tests import manifests as samples
 from tests.journeys.engines import SAMPLES, RunningEngine, until
-from tests.registry import samples
 
 STUDIO = str(Path(sys.executable).with_name("studio"))
 

@@ -20,8 +20,7 @@ from studio.registry.changes import (
 from studio.registry.registry import Registry
 from studio.registry.routes import key_of, routing_table
 from studio.registry.versions import list_versions, model_detail
-
-from .samples import SIGNATURE, variant, version
+from tests.manifests import SIGNATURE, variant, version
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ KILLS = int(os.environ.get("STUDIO_KILLS", "10"))
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from samples import variant, version
+from tests.manifests import variant, version
 from studio.core.histogram import Histogram
 from studio.core.metrics import Sample
 from studio.core.settings import HistorySettings
@@ -53,7 +53,7 @@ def test_the_registry_survives_kills(tmp_path: Path) -> None:
     workspace = Workspace.open(tmp_path)
     told = 0
     for _ in range(KILLS):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parents[2])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "ready\n"

@@ -19,8 +19,7 @@ from studio.registry.routes import routing_table
 from studio.registry.series import insert_samples, points
 from studio.registry.versions import journal, list_versions, model_detail
 from studio.store.workspace import Workspace
-
-from .samples import variant, version
+from tests.manifests import variant, version
 
 
 def fill(registry: Registry) -> VersionPage:

@@ -18,8 +18,7 @@ from studio.registry.versions import (
     version_detail,
     version_row_of,
 )
-
-from .samples import variant, version
+from tests.manifests import variant, version
 
 
 def states(registry: Registry, model: str = "digits") -> dict[int, tuple[str, tuple[str, ...], bool]]:

@@ -20,7 +20,7 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from samples import variant, version
+from tests.manifests import variant, version
 from studio.core.jobs import Job
 from studio.store.store import Store
 from studio.store.workspace import Workspace
@@ -47,7 +47,7 @@ def test_what_was_reported_is_there_after_a_kill_and_the_rest_is_whole(tmp_path:
     clock = random.Random(7)
     told = {"version": 0, "alias": 0}
     for _ in range(KILLS):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parents[2])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "ready\n"

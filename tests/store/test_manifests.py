@@ -14,8 +14,7 @@ from studio.core.manifest import FileRef, VariantManifest, VersionManifest
 from studio.store.manifests import ManifestName, files_of
 from studio.store.store import Store
 from studio.store.workspace import Workspace
-
-from .samples import variant, version
+from tests.manifests import variant, version
 
 
 @pytest.fixture

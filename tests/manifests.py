@@ -1,4 +1,4 @@
-"""Manifests for tests, as the store keeps them."""
+"""Version and variant manifests for tests, with every field that store and registry look at."""
 
 from __future__ import annotations
 
