@@ -73,7 +73,7 @@ def rollback(registry: Registry, model: str, alias: str, why: str = "", actor: s
         raise Conflict(
             f"The alias {model}:{alias} has no earlier place to go back to.",
             f"It was made to mean {moves[0].after}.",
-            "Move it to another version, or remove it.",
+            "Undo that move (studio undo), move it to another version, or remove it.",
         )
     return move_alias(
         registry, model, alias, moves[0].before, why or f"rollback from {moves[0].after or 'removal'}", actor

@@ -124,13 +124,13 @@ def _worth_gates(
     return (
         Gate(
             name="smaller or faster",
-            rule=f"smaller or faster by ≥ {gates.min_gain:.0%}".replace("%", " %"),
-            value=gain,
+            rule=f"gain in size or speed ≥ {100 * gates.min_gain:g} %",
+            value=100 * gain,
             passed=smaller or faster,
         ),
         Gate(
             name="not much slower",
-            rule=f"at most {gates.max_slowdown:g}x slower",
+            rule=f"speed ≥ {bound:.2f}x the reference's",
             value=speed.value if speed else None,
             passed=not slow,
         ),

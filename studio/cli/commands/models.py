@@ -166,7 +166,7 @@ def evidence(variant: VariantManifest) -> str:
 
 
 def fidelity_words(fidelity: Fidelity) -> str:
-    """`cosine 0.999100, max difference 0.04, on 300 labelled rows`."""
+    """`cosine 0.999100, largest difference 0.04, on 40 labelled rows; accuracy 95.7 %`."""
     worst = fidelity.worst
     parts = []
     if worst is not None:
@@ -175,9 +175,8 @@ def fidelity_words(fidelity: Fidelity) -> str:
         parts.append(f"largest difference {worst.max_abs:.3g}")
         if worst.top1_agreement is not None:
             parts.append(f"same answer on {percent(worst.top1_agreement)}")
-    if fidelity.accuracy is not None:
-        parts.append(f"accuracy {percent(fidelity.accuracy)}")
-    return ", ".join([*parts, f"on {fidelity.samples} {fidelity.inputs} rows"])
+    words = ", ".join([*parts, f"on {fidelity.samples} {fidelity.inputs} rows"])
+    return words if fidelity.accuracy is None else f"{words}; accuracy {percent(fidelity.accuracy)}"
 
 
 COMMANDS = (ls, show)

@@ -57,7 +57,12 @@ def from_options(options: tuple[str, ...]) -> Any:
         if not equals or name.lstrip().startswith(("@", "[", "{")):
             name, value = "", text
         content = from_file(Path(value[1:])) if value.startswith("@") else from_json(value, f"--input {name or text}")
-        if name:
+        if name and isinstance(content, dict):  # one array of several in a file
+            if name not in content:
+                held = ", ".join(content) or "nothing"
+                raise InvalidInput(f"{value[1:]} holds no '{name}'.", f"It holds {held}.", "Name one of these.")
+            found[name] = content[name]
+        elif name:
             found[name] = content
         elif isinstance(content, dict):
             found |= content
@@ -80,7 +85,8 @@ def from_file(path: Path) -> Any:
         raise InvalidInput(f"{path} can not be read.", f"{error.strerror or error}.") from error
     except (ValueError, EOFError) as error:
         raise InvalidInput(f"{path} is not a .npy, .npz or .json file.", f"{error}.") from error
-    return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
+    # The labels of a samples file are no input of the model.
+    return {name: loaded[name] for name in loaded.files if name != "labels"} if hasattr(loaded, "files") else loaded
 
 
 def from_json(text: str, where: str) -> Any:

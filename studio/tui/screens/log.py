@@ -74,7 +74,7 @@ class LogView(View):
             log.clear()
             known = 0
         for line in lines[known:]:
-            log.write(self._line(line))
+            log.write(self._line(line), expand=True)
         self._written = lines
         if self._follow:
             log.scroll_end(animate=False)

@@ -197,9 +197,9 @@ class ServeView(View):
             return Series(label, index, [(point.at, getattr(point, field)) for point in points])
 
         charts = {
-            "chart-rate": [series("all routes", 1, "requests")],
-            "chart-errors": [series("all routes", 3, "errors")],
-            "chart-latency": [series("p50", 1, "p50"), series("p99", 0, "p99")],
+            "chart-rate": [series("all routes", 0, "requests")],
+            "chart-errors": [series("all routes", 0, "errors")],
+            "chart-latency": [series("p50", 0, "p50"), series("p99", 1, "p99")],
         }
         for name, lines in charts.items():
             self.query_one(f"#{name}", LiveChart).show(lines, now)

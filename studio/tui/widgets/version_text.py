@@ -186,7 +186,7 @@ def variant_words(row: VariantRow, manifest: VariantManifest | None) -> Content:
             span = measured.speedup
             parts += _line("speed", f"{span.value:.2f}x", (f"  95 % CI {span.low:.2f}-{span.high:.2f}", "$muted"))
     fidelity = manifest.fidelity
-    if fidelity is not None:
+    if fidelity is not None and not manifest.is_reference:
         for out in fidelity.outputs:
             parts += _line(
                 text.fit(out.name, 11),
