@@ -40,6 +40,9 @@ class _Rounds:
     seconds: _Floats
 
 
+FASTER = "faster"
+
+
 def rows(arms: Sequence[Arm], slices: Sequence[Slice], seed: int = 0) -> tuple[Row, ...]:
     """The verdict table: p50, p95, p99, throughput, errors. The first arm is the baseline; one arm makes no rows."""
     if len(arms) < 2:
@@ -67,6 +70,8 @@ def verdict(arms: Sequence[Arm], table: Sequence[Row], clients: int) -> str:
     names = [arm.label for arm in arms]
     if lead.ratio is None:
         said = "There are too few good answers to compare."
+    elif not lead.better and FASTER in lead.words:  # some of several arms differ, and none beats the first
+        said = f"Latency p50: {lead.words}."
     elif not lead.better:
         said = f"{_join(names)} are not distinguishable in latency: p50 {_span(lead.ratio)}."
     else:
@@ -207,7 +212,7 @@ def _row(
     known = [(label, ratio) for label, ratio in zip(labels[1:], ratios, strict=True) if ratio is not None]
     if not known:
         return Row(metric=metric, values=values, unit=unit, words="too few good answers to compare")
-    word = "higher" if metric == THROUGHPUT else "faster"
+    word = "higher" if metric == THROUGHPUT else FASTER
     said = "; ".join(_words(labels[0], label, ratio, word, len(labels) > 2) for label, ratio in known)
     # Of several arms the best one stands for the row: the one with the largest ratio to the baseline.
     best, ratio = max(known, key=lambda one: one[1].value)

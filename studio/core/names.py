@@ -43,7 +43,10 @@ def check_variant_name(name: str) -> str:
 
 def _check(name: str, pattern: re.Pattern[str], word: str, rule: str) -> str:
     if len(name) > MAX_NAME or not pattern.fullmatch(name):
-        raise InvalidInput(f"Invalid {word} {name[:120]!r}.", f"A {word} has {rule}; at most {MAX_NAME} characters.")
+        article = "An" if word[0] in "aeiou" else "A"
+        raise InvalidInput(
+            f"Invalid {word} {name[:120]!r}.", f"{article} {word} has {rule}; at most {MAX_NAME} characters."
+        )
     return name
 
 

@@ -33,7 +33,7 @@ class InboxSettings:
 class WorkerSettings:
     """Limits of every worker process, and how many may run at once."""
 
-    parallel: int = 1
+    parallel: int = 2
     memory_bytes: int = 8 * 1024**3
     file_bytes: int = 8 * 1024**3
     cpu_seconds: int = 1800

@@ -49,6 +49,14 @@ class Comparisons:
         targets = [self._keep.resolve(reference) for reference in plan.references]
         if len({target.name for target in targets}) < len(targets):
             raise InvalidInput("The same variant is named twice.", fix="Name different versions or variants.")
+        takes = [tuple((spec.name, spec.datatype) for spec in target.signature.inputs) for target in targets]
+        for target, inputs in zip(targets, takes, strict=True):
+            if inputs != takes[0]:
+                raise InvalidInput(
+                    f"{targets[0].name} and {target.name} take different inputs.",
+                    "A comparison sends the same inputs to every side.",
+                    "Compare versions or variants that do the same work; for one alone there is: studio bench.",
+                )
         arms = tuple(Arm(label=LABELS[i], target=target.name) for i, target in enumerate(targets))
         plan = replace(plan, references=tuple(str(Reference.parse(target.name)) for target in targets))
         comparison = Comparison(id=uuid.uuid4().hex[:12], state="queued", plan=plan, created=time.time(), arms=arms)

@@ -78,6 +78,11 @@ class Engine:
         await self.supervisor.start()
         self.logs.add("engine", "info", f"Engine {__version__} is up for {self.workspace.root}.")
         self.jobs.recover()
+        wanted = self.workspace.settings.serving.port
+        if wanted not in (0, self.supervisor.port):
+            notice = f"Port {wanted} is taken; the endpoint is on {self.supervisor.port}."
+            self.keep.notices = (*self.keep.notices, notice)
+            self.logs.add("engine", "warning", notice)
         await self.arrivals.start()
 
     def announce(self) -> None:

@@ -173,7 +173,7 @@ class Intake:
                         writing.write(chunk)
             except FileNotFoundError as error:
                 raise Conflict(
-                    f"{relative} was taken out of the inbox while it was being read.", fix="Drop it again."
+                    f"{relative} was taken out of the inbox before its turn came.", fix="Drop it again."
                 ) from error
             except OSError as error:
                 raise Unavailable(

@@ -64,6 +64,7 @@ async def run(workspace: Workspace) -> None:
     app = create_app(engine, ensure_token(workspace.token_file))
     config = uvicorn.Config(
         app,
+        http="h11",  # bounds what it keeps of an unfinished head, which httptools does not
         log_config=None,
         access_log=False,
         lifespan="off",

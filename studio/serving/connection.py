@@ -78,6 +78,7 @@ class ServingProtocol(HttpToolsProtocol):
         self.draining = False
         self.reading_head = False
         self.head_bytes = 0
+        self.head_received = 0
         self.chunks = 0
         self.timer: asyncio.TimerHandle | None = None
         self.refusal: Refusal | None = None
@@ -99,7 +100,14 @@ class ServingProtocol(HttpToolsProtocol):
         if self.deaf:
             return
         super().data_received(data)
-        if self.reading_head and self.timer is None:
+        if not self.reading_head:
+            self.head_received = 0
+            return
+        # A header is counted when it is whole; one that never ends would be kept growing by the parser.
+        self.head_received += len(data)
+        if self.head_received > 2 * MAX_HEAD_BYTES:
+            self._close_with(self._refuse(431, f"The head of the request is longer than {MAX_HEAD_BYTES} bytes."))
+        elif self.timer is None:
             self._arm(HEAD_SECONDS)
 
     def on_message_begin(self) -> None:

@@ -47,7 +47,7 @@ def cosine(value: float | None) -> str:
     """Fidelity: enough digits to tell 0.9999 from 1, never rounded up to 1."""
     if value is None:
         return NONE
-    return "1" if value >= 1 else f"{min(value, 0.99999):.5f}" if value > 0.999 else f"{value:.4f}"
+    return "1" if value >= 1 - 1e-9 else f"{min(value, 0.99999):.5f}" if value > 0.999 else f"{value:.4f}"
 
 
 def share(value: float | None) -> str:

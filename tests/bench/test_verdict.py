@@ -130,6 +130,13 @@ def test_several_arms_are_each_judged_against_the_first():
     assert sentence.startswith("C is faster than A")
 
 
+def test_several_arms_of_which_one_is_slower_are_not_called_alike():
+    rows, sentence = judged(simulated([1.0, 1.0, 2.0], seed=4, rounds=30), 3)
+    assert rows["p50"].better == ""
+    assert sentence.startswith("Latency p50: B not distinguishable")
+    assert "A faster than C" in sentence
+
+
 def test_a_load_test_of_one_arm_has_no_rows():
     slices = simulated([1.0], seed=5)
     arms = arms_of(slices, 1)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from studio.core.comparison import Plan
-from studio.core.errors import Conflict, StudioError
+from studio.core.errors import Conflict, InvalidInput, StudioError
 from tests.journeys.engines import SAMPLES, RunningEngine, until
 
 
@@ -126,6 +126,15 @@ def test_a_second_engine_says_who_holds_the_workspace(studio: RunningEngine, tmp
     assert second.returncode == Conflict.exit_code
     assert studio.process is not None
     assert str(studio.process.pid) in second.stderr
+
+
+def test_what_takes_other_inputs_is_not_compared(studio: RunningEngine) -> None:
+    studio.drop(SAMPLES / "1")
+    studio.drop(SAMPLES / "3")
+    studio.finished_job("digits")
+    studio.finished_job("cancer")
+    with pytest.raises(InvalidInput, match="different inputs"):
+        studio.client.compare(Plan(references=("digits:1", "cancer:1"), seconds=2))
 
 
 def test_a_small_onnx_file_serves_with_external_data_too(studio: RunningEngine, tmp_path: Path) -> None:
