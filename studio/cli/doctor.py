@@ -50,7 +50,7 @@ def examine(workspace: Path, environment: Mapping[str, str]) -> Iterator[Finding
     yield disk(workspace)
     found = engine(workspace)
     yield found
-    if found.state != "ok":
+    if found.fix:
         yield port(workspace)
     yield sandbox()
     yield inotify()
@@ -148,6 +148,9 @@ def engine(workspace: Path) -> Finding:
     if status.server.state not in ("ready", "starting"):
         log = workspace / "logs" / "server.log"
         return Finding(name="engine", state="problem", detail=words, fix=f"Look at {log}.")
+    if status.notices:
+        # What the engine repaired, or could not, when it opened the store.
+        return Finding(name="engine", state="note", detail=f"{words}. {' '.join(status.notices)}")
     return Finding(name="engine", state="ok", detail=words)
 
 
