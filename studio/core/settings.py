@@ -31,13 +31,18 @@ class InboxSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """Limits of every worker process, and how many may run at once."""
+    """Limits of every worker process, and how many may run at once.
+
+    `intake_seconds` is the clock of one arrival's conversion and check: a model that never ends must not keep others
+    waiting for as long as a large variant may take.
+    """
 
     parallel: int = 2
     memory_bytes: int = 8 * 1024**3
     file_bytes: int = 8 * 1024**3
     cpu_seconds: int = 1800
     wall_seconds: float = 1800.0
+    intake_seconds: float = 600.0
     recipes: tuple[str, ...] = ("fp16", "int8")
 
 

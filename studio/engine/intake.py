@@ -65,8 +65,9 @@ class Intake:
     async def _start(self) -> Bench:
         folder = Path(tempfile.mkdtemp(prefix="intake-", dir=self._workspace.work))
         settings = self._workspace.settings
+        limits = replace(settings.workers, wall_seconds=settings.workers.intake_seconds)
         worker = await start_worker(
-            settings.workers, folder, folder / "worker.log", preload="onnx", threads=settings.serving.threads
+            limits, folder, folder / "worker.log", preload="onnx", threads=settings.serving.threads
         )
         return Bench(worker, folder)
 

@@ -190,7 +190,13 @@ class Jobs:
         await self._stop_task(key)
         if self.get(key).finished:  # it ended while we asked
             return self.get(key)
-        self.update(replace(self.get(key), problem=Cancelled(f"{job.stem}: {note}.").problem), durable=False)
+        self.update(
+            replace(
+                self.get(key),
+                problem=Cancelled(f"It was {note}." if note == "cancelled" else f"It was cancelled: {note}.").problem,
+            ),
+            durable=False,
+        )
         return self.finish(key, "cancelled", note)
 
     def cancel_soon(self, key: str, note: str) -> None:

@@ -99,7 +99,7 @@ class Worker:
             raise StepFailed(
                 f"{self._during()} took longer than {self._settings.wall_seconds:g} s and was stopped.",
                 "It hung, or the model is very large.",
-                "Raise workers.wall_seconds in studio.toml if it should have more time, then retry.",
+                "Raise workers.wall_seconds (for an arrival workers.intake_seconds) in studio.toml, then retry.",
             ) from error
         finally:
             await self.close()

@@ -31,6 +31,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "workers.file_bytes": (1024**2, None),
     "workers.cpu_seconds": (1, None),
     "workers.wall_seconds": (1, None),
+    "workers.intake_seconds": (1, None),
     "gates.min_cosine": (-1, 1),
     "gates.min_top1_agreement": (0, 1),
     "gates.max_accuracy_drop": (0, 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.journeys.engines import SAMPLES, RunningEngine, until
@@ -102,3 +103,46 @@ def test_files_stay_as_the_user_left_them(studio: RunningEngine) -> None:
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in studio.inbox.iterdir()}
     studio.finished_job("cancer")
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in studio.inbox.iterdir()} == before
+
+
+def test_a_model_that_never_ends_is_stopped_and_others_go_on_meanwhile(tmp_path: Path) -> None:
+    engine = RunningEngine(tmp_path / "workspace")
+    engine.workspace.mkdir()
+    (engine.workspace / "studio.toml").write_text("[serving]\nport = 0\n[workers]\nintake_seconds = 6.0\n")
+    engine.start()
+    try:
+        onnx.save(endless(), engine.inbox / "forever.onnx")
+        until(lambda: engine.child("studio.pipeline.worker"), "its worker")
+        (engine.inbox / "next.onnx").write_bytes(CANCER.read_bytes())
+        assert engine.registered_version("next") == 1
+        job = engine.finished_job("forever")
+        assert job.state == "failed"
+        assert job.problem is not None
+        assert "took longer than 6 s" in job.problem.what
+        assert "intake_seconds" in job.problem.fix
+    finally:
+        assert engine.stop() == 0
+
+
+def endless() -> onnx.ModelProto:
+    """A Loop of 2^62 rounds: it loads at once, and its first run never ends."""
+    make, tensor = onnx.helper, onnx.TensorProto
+    body = make.make_graph(
+        [make.make_node("Identity", ["c"], ["c2"]), make.make_node("Add", ["v", "one"], ["v2"])],
+        "body",
+        [
+            make.make_tensor_value_info("i", tensor.INT64, []),
+            make.make_tensor_value_info("c", tensor.BOOL, []),
+            make.make_tensor_value_info("v", tensor.FLOAT, [1]),
+        ],
+        [make.make_tensor_value_info("c2", tensor.BOOL, []), make.make_tensor_value_info("v2", tensor.FLOAT, [1])],
+        [make.make_tensor("one", tensor.FLOAT, [1], [1.0])],
+    )
+    graph = make.make_graph(
+        [make.make_node("Loop", ["n", "go", "x"], ["y"], body=body)],
+        "forever",
+        [make.make_tensor_value_info("x", tensor.FLOAT, [1])],
+        [make.make_tensor_value_info("y", tensor.FLOAT, [1])],
+        [make.make_tensor("n", tensor.INT64, [], [1 << 62]), make.make_tensor("go", tensor.BOOL, [], [True])],
+    )
+    return make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=10)
