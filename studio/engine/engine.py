@@ -29,7 +29,6 @@ from studio.engine.netron import Netron
 from studio.engine.supervisor import Supervisor
 from studio.inbox.add import add as add_to_inbox
 from studio.store.jobs import JobStore
-from studio.store.lock import EngineInfo, publish
 from studio.store.workspace import Workspace
 
 ROLL_UP_TICKS = 60
@@ -87,8 +86,7 @@ class Engine:
 
     def announce(self) -> None:
         """Tell clients where the engine answers."""
-        info = EngineInfo(pid=os.getpid(), control_url=self._control_url, serving_url=self.supervisor.url)
-        publish(self.workspace.run, info)
+        self.workspace.announce(os.getpid(), self._control_url, self.supervisor.url)
 
     def request_stop(self, why: str) -> None:
         self.logs.add("engine", "info", f"Stopping: {why}.")
@@ -108,9 +106,6 @@ class Engine:
         await self.keep.close()
         self.bus.close()
         self.logs.close()
-
-    def now(self) -> float:
-        return time.time()
 
     # -- what the server tells
 

@@ -17,6 +17,7 @@ from studio.core.errors import Conflict, StudioError, Unavailable
 from studio.core.manifest import FileRef, Samples, Source, VersionManifest
 from studio.core.names import model_name_from_stem
 from studio.engine.keep import Keep
+from studio.inbox.reading import digest_of
 from studio.pipeline.messages import IntakeResult, IntakeTask
 from studio.pipeline.process import Worker, start_worker
 from studio.store.journal import utc_now
@@ -160,7 +161,7 @@ class Intake:
         folder.mkdir(parents=True)
         inbox = self._workspace.inbox
         copies: list[tuple[Path, str]] = []
-        lines: list[str] = []
+        hashes: dict[str, str] = {}
         for name in job.files:
             source = Path(name)
             relative = source.relative_to(inbox)
@@ -183,9 +184,8 @@ class Intake:
                     "Free some disk space, then retry.",
                 ) from error
             copies.append((target, digest.hexdigest()))
-            lines.append(f"{relative.as_posix()}:{digest.hexdigest()}\n")
-        whole = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
-        if whole != job.digest:
+            hashes[relative.as_posix()] = digest.hexdigest()
+        if digest_of(hashes) != job.digest:
             raise Conflict(
                 f"{job.stem} changed in the inbox after it had settled.",
                 "What is there now is a new arrival, and gets a job of its own.",

@@ -21,7 +21,6 @@ from studio.core.errors import StudioError
 from studio.engine.api.app import create_app
 from studio.engine.engine import Engine
 from studio.store.files import write_atomic
-from studio.store.lock import WorkspaceLock
 from studio.store.workspace import Workspace
 
 
@@ -98,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         workspace = Workspace.open(arguments.workspace)
-        with WorkspaceLock.acquire(workspace.run):
+        with workspace.lock():
             asyncio.run(run(workspace))
     except StudioError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - stderr is this process's only face

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,12 @@ class Stopped(Exception):
     """The watcher stops."""
 
 
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """The digest of an arrival from the SHA-256 of each file, by its name relative to the inbox."""
+    lines = sorted(f"{name}:{digest}\n" for name, digest in hashes.items())
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def looks_complete(inbox: Path, group: Group) -> bool:
     """Whether no file of a group seems cut short; a loose model file without a byte does. Raises OSError."""
     if not group.folder and any(not stamp.size and not is_companion(stamp.name) for stamp in group.files):
@@ -57,13 +64,12 @@ def looks_complete(inbox: Path, group: Group) -> bool:
 def read_arrival(inbox: Path, group: Group, complete: bool, stop: threading.Event) -> Arrival:
     """Hash every file. Raises Moved when one is not as listed any more, Stopped when asked to, OSError."""
     hashes = [_hash(inbox / stamp.name, stamp, stop) for stamp in group.files]
-    lines = sorted(f"{stamp.name}:{digest}\n" for stamp, digest in zip(group.files, hashes, strict=True))
     return Arrival(
         stem=group.stem,
         folder=inbox / group.folder if group.folder else None,
         files=tuple(inbox / stamp.name for stamp in group.files),
         hashes=tuple(hashes),
-        digest=hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
+        digest=digest_of({stamp.name: digest for stamp, digest in zip(group.files, hashes, strict=True)}),
         fingerprint=group.fingerprint,
         size=group.size,
         complete=complete,

@@ -152,10 +152,6 @@ class Workspace:
         """Tell clients where the engine answers. Only for the holder of the lock."""
         publish(self.run, EngineInfo(pid=pid, control_url=control_url, serving_url=serving_url))
 
-    def unannounce(self) -> None:
-        """The engine no longer answers."""
-        self.engine_file.unlink(missing_ok=True)
-
     def engine(self) -> EngineInfo | None:
         """The engine that holds this workspace; None if none does."""
         return read_engine(self.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -107,7 +108,7 @@ async def metrics(
 ) -> Response:
     """Latency quantiles (ms) and rates of a target, or of all together; times in Unix seconds, 0 = now."""
     engine = engine_of(request)
-    points = await engine.keep.points(target, since, until or engine.now(), step)
+    points = await engine.keep.points(target, since, until or time.time(), step)
     return answer(Series(target=target, points=tuple(points)))
 
 
