@@ -14,8 +14,8 @@ help:  ## list the targets
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Setting up $(VENV): locked versions from constraints.txt (about 1.5 GB, once) ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,dev]'
+	@echo "Setting up $(VENV): locked versions from constraints.txt (about 2.3 GB, once) ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,keras,sklearn,boosters,catboost,dev]'
 	@touch $@
 
 run: $(READY)  ## set up, drop the sample models into a workspace's inbox, and open Studio on it
@@ -25,7 +25,7 @@ test: $(READY) tools check  ## set up, then lint, type-check and run the tests
 	$(BIN)/python -m pytest
 
 test-slow: $(READY) tools  ## the long proofs: kill storms, soak, fuzz
-	STUDIO_KILLS=$${STUDIO_KILLS:-200} $(BIN)/python -m pytest -m slow --timeout 3600
+	STUDIO_KILLS=$${STUDIO_KILLS:-200} $(BIN)/python -m pytest -m "slow or environment" --timeout 3600
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -44,6 +44,9 @@ tools:
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && apt-get install -y -qq tmux >/dev/null; \
 	  else echo "The tests need tmux: install it with your system's package manager, then run make test again." >&2; exit 1; fi; }
+
+formats: $(READY)  ## write the table of docs/formats.md from the tests that convert
+	$(BIN)/python -m tests.format_table
 
 bench: $(READY)  ## print the budgets: first paint, CLI, idle, drop to servable, registry at 10,000 versions
 	$(BIN)/python -m tests.budgets

@@ -6,7 +6,10 @@
     ├── Conflict                    conflict        4     409   it exists already, or is busy
     ├── Refused                     refused         5     422   understood, and not done: unsafe, unsupported, gate
     │   ├── NeedsExtra              needs_extra     5     422   an optional dependency is missing
-    │   └── NeedsTrust              needs_trust     5     422   loading it would run code
+    │   ├── NeedsEnvironment        needs_environment 5   422   a converter environment has to be made first
+    │   └── Waiting                                           the user has to say something first; the job waits for it
+    │       ├── NeedsTrust          needs_trust     5     422   loading it would run code
+    │       └── NeedsSettings       needs_settings  5     422   the file does not tell what a model takes
     ├── Unavailable                 unavailable     6     503   no engine, no server, not ready yet
     ├── Denied                      denied          7     403   no token, foreign Host or Origin
     ├── StepFailed                  step_failed     8     500   a worker crashed, hung or hit a limit
@@ -22,13 +25,29 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodeFile:
+    """A file that runs code when it is loaded: `sha256` of its content, and what it would import or call."""
+
+    name: str
+    sha256: str
+    imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
-    """An error as a value: what the API returns, a failed job keeps, and every face shows."""
+    """An error as a value: what the API returns, a failed job keeps, and every face shows.
+
+    `code_files`: what NeedsTrust asks about. `missing_inputs`: inputs whose shapes NeedsSettings asks for.
+    `environment`: the one that NeedsEnvironment names.
+    """
 
     code: str
     what: str
     why: str = ""
     fix: str = ""
+    code_files: tuple[CodeFile, ...] = ()
+    missing_inputs: tuple[str, ...] = ()
+    environment: str = ""
 
     def sentence(self) -> str:
         """All three parts on one line."""
@@ -41,6 +60,9 @@ class StudioError(Exception):
     code: ClassVar[str] = "internal"
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
+    code_files: tuple[CodeFile, ...] = ()
+    missing_inputs: tuple[str, ...] = ()
+    environment: str = ""
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
         super().__init__(what)
@@ -53,7 +75,15 @@ class StudioError(Exception):
 
     @property
     def problem(self) -> Problem:
-        return Problem(code=self.code, what=self.what, why=self.why, fix=self.fix)
+        return Problem(
+            code=self.code,
+            what=self.what,
+            why=self.why,
+            fix=self.fix,
+            code_files=self.code_files,
+            missing_inputs=self.missing_inputs,
+            environment=self.environment,
+        )
 
 
 class InvalidInput(StudioError):
@@ -91,8 +121,39 @@ class NeedsExtra(Refused):
         )
 
 
-class NeedsTrust(Refused):
+class NeedsEnvironment(Refused):
+    """The engine makes the environment and runs the task again in it. `environment`: see pipeline.environments."""
+
+    code = "needs_environment"
+
+    def __init__(self, what: str, environment: str) -> None:
+        super().__init__(what, f"Converting it needs the converter environment '{environment}'.")
+        self.environment = environment
+
+
+class Waiting(Refused):
+    """Nothing is wrong: the job waits until the user has said something."""
+
+
+class NeedsTrust(Waiting):
     code = "needs_trust"
+
+    def __init__(self, code_files: tuple[CodeFile, ...], why: str = "") -> None:
+        names = " and ".join(f"'{file.name}'" for file in code_files)
+        super().__init__(
+            f"{names} would run code when it is loaded.",
+            why,
+            "If you know where it comes from, say yes once: studio trust JOB, or t in the Inbox.",
+        )
+        self.code_files = code_files
+
+
+class NeedsSettings(Waiting):
+    code = "needs_settings"
+
+    def __init__(self, what: str, missing_inputs: tuple[str, ...], why: str = "", fix: str = "") -> None:
+        super().__init__(what, why, fix)
+        self.missing_inputs = missing_inputs
 
 
 class Unavailable(StudioError):
@@ -130,4 +191,7 @@ def from_problem(problem: Problem) -> StudioError:
     kind = _tree(StudioError).get(problem.code, StudioError)
     error = kind.__new__(kind)
     StudioError.__init__(error, problem.what, problem.why, problem.fix)
+    error.code_files = problem.code_files
+    error.missing_inputs = problem.missing_inputs
+    error.environment = problem.environment
     return error

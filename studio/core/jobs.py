@@ -20,7 +20,8 @@ STEPS: tuple[str, ...] = (
 )
 
 StepState = Literal["pending", "running", "done", "failed", "skipped"]
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+JobState = Literal["queued", "running", "waiting", "done", "failed", "cancelled"]
+"""`waiting`: for a word of the user; its problem says which (`needs_trust`, `needs_settings`)."""
 FINISHED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 
 

@@ -175,7 +175,10 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionManifest:
-    """What one arrival became. Times are ISO 8601, UTC. `example` is a request body (OIP v2 JSON) that it answers."""
+    """What one arrival became. Times are ISO 8601, UTC. `example` is a request body (OIP v2 JSON) that it answers.
+
+    `serve_only`: why no variants can be made of it, empty where they can.
+    """
 
     model: str
     version: int
@@ -193,6 +196,7 @@ class VersionManifest:
     class_labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     example: FileRef | None = None
+    serve_only: str = ""
     schema: int = SCHEMA
 
 

@@ -222,6 +222,7 @@ class Intake:
             tags=result.tags,
             class_labels=result.class_labels,
             notes=result.notes,
+            serve_only=result.serve_only,
         )
 
     @staticmethod

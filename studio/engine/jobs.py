@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from studio.core.errors import Cancelled, Conflict, NotFound, Problem, StudioError
+from studio.core.errors import Cancelled, Conflict, NotFound, Problem, StudioError, Waiting
 from studio.core.jobs import STEPS, Job, Step
 from studio.engine.bus import Bus
 from studio.engine.logs import Logs
@@ -57,7 +57,7 @@ class Jobs:
         return self._jobs[key]
 
     def active(self) -> int:
-        return sum(not job.finished for job in self._jobs.values())
+        return sum(not job.finished and job.state != "waiting" for job in self._jobs.values())
 
     def failed(self) -> int:
         return sum(job.state == "failed" for job in self._jobs.values())
@@ -73,7 +73,9 @@ class Jobs:
 
     def worked_through(self, fingerprint: str) -> bool:
         """Whether a finished job has dealt with exactly these files, unchanged since."""
-        return any(job.finished and job.fingerprint == fingerprint for job in self._jobs.values())
+        return any(
+            (job.finished or job.state == "waiting") and job.fingerprint == fingerprint for job in self._jobs.values()
+        )
 
     def is_working_on(self, fingerprint: str) -> bool:
         """Whether an unfinished job has exactly these files."""
@@ -166,6 +168,8 @@ class Jobs:
                 self.finish(key, "done", self.get(key).note)
         except asyncio.CancelledError:
             return  # whoever cancelled says why: the user through `cancel`, or the engine by stopping
+        except Waiting as error:
+            self._wait(key, error.problem)
         except StudioError as error:
             self._fail(key, error.problem)
         except Exception as error:  # the engine must outlive any fault in a job
@@ -177,6 +181,15 @@ class Jobs:
         finally:
             self._tasks.pop(key, None)
             self._told.pop(key, None)
+
+    def _wait(self, key: str, problem: Problem) -> None:
+        """Put a job aside until the user has said what it asks for; `retry` goes on."""
+        job = self.get(key)
+        for step in job.steps:
+            if step.state == "running":
+                job = job.with_step(replace(step, state="pending", started=None, progress=None))
+        self._logs.add("job", "warning", f"{job.stem} waits. {problem.sentence()}", key)
+        self.update(replace(job, state="waiting", problem=problem))
 
     def _fail(self, key: str, problem: Problem) -> None:
         self.update(replace(self.get(key), problem=problem), durable=False)
@@ -216,10 +229,10 @@ class Jobs:
             await asyncio.wait({task})
 
     async def retry(self, key: str) -> Job:
-        """Run a failed or cancelled job again from its first unfinished lane. Raises Conflict for any other."""
+        """Run a failed, cancelled or waiting job again from its first unfinished lane. Raises Conflict for others."""
         job = self.get(key)
-        if job.state not in ("failed", "cancelled"):
-            raise Conflict(f"Job {key} is {job.state}; only a failed or cancelled job can be tried again.")
+        if job.state not in ("failed", "cancelled", "waiting"):
+            raise Conflict(f"Job {key} is {job.state}; only a failed, cancelled or waiting one can be tried again.")
         missing = gone(job)
         if missing and job.version is None:
             raise Conflict(
@@ -244,7 +257,7 @@ class Jobs:
         for job in self._store.load_all():
             self._jobs[job.id] = job
         for job in list(self._jobs.values()):
-            if job.finished:
+            if job.finished or job.state == "waiting":
                 continue
             if not job.digest:  # never settled: the inbox will report it afresh
                 del self._jobs[job.id]

@@ -13,8 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
-from studio.core.errors import InvalidInput
+from studio.core.errors import CodeFile, InvalidInput
 from studio.core.tensors import Signature
+from studio.formats.settings_file import ModelSettings
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
@@ -96,7 +97,8 @@ class Converted:
 
     Weights are named by the SHA-256 of their content, and the graph refers to them by that name. `cases` are runs of
     the source on several batch sizes, made-up or of the user's samples. `tools`: versions of what made it, by
-    distribution name. `sources`: every file outside the output folder that was read.
+    distribution name. `sources`: every file outside the output folder that was read. `class_labels`: what the source
+    itself calls its classes. `serve_only`: why no variants can be made of it, empty where they can.
     """
 
     graph: Path
@@ -105,14 +107,22 @@ class Converted:
     weights: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     tools: dict[str, str] = field(default_factory=dict)
+    class_labels: tuple[str, ...] = ()
+    serve_only: str = ""
 
 
 class Kit(Protocol):
     """What a conversion is given to work with, beside its files."""
 
     @property
-    def trusted(self) -> bool:
-        """Whether the user said yes to running the code in exactly these files."""
+    def settings(self) -> ModelSettings:
+        """What the user says of the model; all defaults where nothing was said."""
+
+    def trust(self, code: tuple[CodeFile, ...], why: str = "") -> None:
+        """Ask before running code: returns when the user said yes to every one of these files, by hash.
+
+        Raises NeedsTrust with all of them otherwise. `why` tells in a sentence what was found.
+        """
 
     @property
     def threads(self) -> int:

@@ -79,7 +79,7 @@ def _copy(files: Folder, part: Slice, out: Path) -> str:
 def parse(path: Path) -> Any:
     """The onnx.ModelProto in a file, external data not loaded. Raises InvalidInput when it does not parse."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     if path.stat().st_size >= 2**31:
         raise InvalidInput(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput, NeedsTrust, Refused
+from studio.formats.pickle_screen import code_file
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DOTTED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -95,9 +96,8 @@ def _reader(path: Path) -> Any:
 
 def _needs_trust(path: Path, what: str) -> NeedsTrust:
     return NeedsTrust(
-        f"Loading '{path.name}' would run code that the file brings with it: {what[:400]}.",
-        "A model from torch.export.save holds only tensors and operators of PyTorch; this one holds more.",
-        "If you made this file yourself, allow exactly this file and retry; else do not use it.",
+        (code_file(path, (what[:400],)),),
+        f"torch.export.save writes only tensors and operators of PyTorch; this file holds more: {what[:400]}.",
     )
 
 

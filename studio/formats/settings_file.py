@@ -15,14 +15,23 @@ _FIX = f"Keys of a settings file: {', '.join(_KEYS)}."
 
 
 @dataclass(frozen=True, kw_only=True)
+class InputSettings:
+    """One input, as the user describes it. Names in `shape` are free sizes; `range` bounds made-up values."""
+
+    shape: tuple[int | str, ...] | None = None
+    datatype: str = ""
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """`inputs`: sizes by input name, for made-up inputs of models with free sizes (`inputs.x = [1, 3, 224, 224]`)."""
+    """`inputs` by name, in the order of the model's own inputs where the source has no names (`[inputs.x]`)."""
 
     title: str = ""
     description: str = ""
     tags: tuple[str, ...] = ()
     class_labels: tuple[str, ...] = ()
-    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    inputs: dict[str, InputSettings] = field(default_factory=dict)
 
 
 def read_settings(path: Path | None) -> ModelSettings:
@@ -47,10 +56,11 @@ def read_settings(path: Path | None) -> ModelSettings:
     if unknown:
         raise InvalidInput(f"The settings file '{path.name}' has an unknown key '{unknown[0]}'.", fix=_FIX)
     settings = codec.convert(table, ModelSettings, f"settings file '{path.name}'")
-    for name, sizes in settings.inputs.items():
-        if not all(0 < size < 2**31 for size in sizes):
+    for name, described in settings.inputs.items():
+        sizes = described.shape or ()
+        if not all(isinstance(size, str) or 0 < size < 2**31 for size in sizes):
             raise InvalidInput(
                 f"The settings file '{path.name}' gives impossible sizes for inputs.{name}: {list(sizes)}.",
-                "Sizes are whole numbers from 1.",
+                "Sizes are whole numbers from 1, or names for free ones.",
             )
     return settings

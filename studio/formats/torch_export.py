@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.core.errors import InvalidInput, NeedsExtra, Refused, StepFailed, StudioError
+from studio.core.errors import InvalidInput, NeedsExtra, NeedsTrust, Refused, StepFailed, StudioError
 from studio.formats.base import Array, ArrivalFiles, Case, Converted, Feed, Kit, Recognition
 from studio.formats.onnx_files import INLINE_LIMIT, parse, write_whole
 from studio.formats.sniff import zip_names
@@ -126,10 +126,14 @@ def _import_torch(path: Path) -> None:
 def _load(path: Path, kit: Kit, kind: Any) -> Any:
     from studio.formats.pt2_screen import no_pickles, screen
 
-    if not kit.trusted:
-        screen(path)
+    trusted = False
     try:
-        with nullcontext() if kit.trusted else no_pickles(path):
+        screen(path)
+    except NeedsTrust as asking:
+        kit.trust(asking.code_files, asking.why)
+        trusted = True
+    try:
+        with nullcontext() if trusted else no_pickles(path):
             return kind.load(path, kit.threads)
     except (StudioError, MemoryError):
         raise

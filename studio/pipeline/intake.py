@@ -42,7 +42,7 @@ def run_intake(task: IntakeTask, report: Progress) -> IntakeResult:
     def converting(progress: float | None, detail: str) -> None:
         report("converted", progress, detail)
 
-    kit = WorkKit(files.samples, settings.inputs, converting, task.threads, task.trusted)
+    kit = WorkKit(files.samples, settings, converting, task.threads, task.trusted)
     converted = chosen.convert(files, recognition, out, kit)
     _check_inside(converted, out)
     report("converted", 1.0, recognition.detail)
@@ -82,7 +82,8 @@ def run_intake(task: IntakeTask, report: Progress) -> IntakeResult:
         title=settings.title,
         description=settings.description,
         tags=settings.tags,
-        class_labels=settings.class_labels,
+        class_labels=settings.class_labels or converted.class_labels,
+        serve_only=converted.serve_only,
         notes=details,
     )
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from studio.core import codec
-from studio.core.errors import InvalidInput
+from studio.core.errors import CodeFile, InvalidInput, NeedsTrust
 from studio.core.manifest import InputsKind
 from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
+from studio.formats.settings_file import ModelSettings
 from studio.verify.inputs import (
     LABELS,
     LoadedSamples,
@@ -54,20 +55,25 @@ class WorkKit:
     def __init__(
         self,
         samples: Path | None,
-        sizes: dict[str, tuple[int, ...]],
+        settings: ModelSettings,
         report: Callable[[float | None, str], None],
         threads: int = 1,
-        trusted: bool = False,
+        trusted: tuple[str, ...] = (),
     ) -> None:
-        self._samples, self._sizes, self._report = samples, sizes, report
-        self._threads, self._trusted = threads, trusted
+        self._samples, self._settings, self._report = samples, settings, report
+        self._threads, self._trusted = threads, frozenset(trusted)
+        self._ranges = {name: one.range for name, one in settings.inputs.items() if one.range is not None}
         self._attempt: Attempt | None = None
         self._signatures: dict[Path, Signature] = {}
         self.loaded: LoadedSamples | None = None
 
     @property
-    def trusted(self) -> bool:
-        return self._trusted
+    def settings(self) -> ModelSettings:
+        return self._settings
+
+    def trust(self, code: tuple[CodeFile, ...], why: str = "") -> None:
+        if not all(file.sha256 in self._trusted for file in code):
+            raise NeedsTrust(code, why)
 
     @property
     def threads(self) -> int:
@@ -89,7 +95,7 @@ class WorkKit:
             self._attempt = None
             yield _sample_runs(signature, self.loaded.inputs)
             return
-        for attempt in attempts(with_sizes(signature, self._sizes), ranges or {}):
+        for attempt in attempts(with_sizes(signature, self._settings), {**(ranges or {}), **self._ranges}):
             self._attempt = attempt
             batches = BATCHES if attempt.rows == 1 else _LARGE_BATCHES
             yield _drawn_runs(signature, attempt, batches)
@@ -102,7 +108,7 @@ class WorkKit:
         """All samples with their labels, or made-up rows such as the model was seen to accept."""
         if self.loaded is not None:
             return self.loaded.inputs, self.loaded.labels
-        attempt = self._attempt or Attempt(with_sizes(signature, self._sizes), {})
+        attempt = self._attempt or Attempt(with_sizes(signature, self._settings), self._ranges)
         one = attempt.draw(attempt.rows)
         layout = row_layout(signature)
         if layout is None:
@@ -178,28 +184,31 @@ def _sized(signature: Signature, size: int) -> Signature:
     return replace(signature, inputs=tuple(sized(spec) for spec in signature.inputs))
 
 
-def with_sizes(signature: Signature, sizes: dict[str, tuple[int, ...]]) -> Signature:
+def with_sizes(signature: Signature, settings: ModelSettings) -> Signature:
     """The signature with free sizes, except the leading one, as the user's settings give them. Raises InvalidInput."""
     names = [spec.name for spec in signature.inputs]
-    for name in sizes:
+    shapes = {name: one.shape for name, one in settings.inputs.items() if one.shape is not None}
+    for name in settings.inputs:
         if name not in names:
             raise InvalidInput(
-                f"The settings give sizes for an input '{name}', which the model does not have.",
+                f"The settings describe an input '{name}', which the model does not have.",
                 f"Its inputs: {', '.join(names)}.",
             )
 
     def sized(spec: TensorSpec) -> TensorSpec:
-        given = sizes.get(spec.name)
+        given = shapes.get(spec.name)
         if given is None:
             return spec
         fits = len(given) == len(spec.shape) and all(
-            isinstance(dim, str) or dim == size for dim, size in zip(spec.shape, given, strict=True)
+            isinstance(dim, str) or isinstance(size, str) or dim == size
+            for dim, size in zip(spec.shape, given, strict=True)
         )
         if not fits:
             raise InvalidInput(
                 f"The settings give the sizes {list(given)} for '{spec.name}'.", f"The model takes {spec.describe()}."
             )
-        return replace(spec, shape=(*spec.shape[:1], *given[1:]))
+        dims = (dim if isinstance(size, str) else size for dim, size in zip(spec.shape, given, strict=True))
+        return replace(spec, shape=(*spec.shape[:1], *list(dims)[1:]))
 
     return replace(signature, inputs=tuple(sized(spec) for spec in signature.inputs))
 

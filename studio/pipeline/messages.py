@@ -30,7 +30,7 @@ MEMORY_MARKS = (
 class IntakeTask:
     """Recognise, convert and check an arrival. `files`: absolute paths, folders allowed. `out`: an empty folder.
 
-    `trusted`: the user said yes to running the code in exactly these files.
+    `trusted`: SHA-256 of files whose code the user said yes to.
     """
 
     files: tuple[str, ...]
@@ -38,7 +38,7 @@ class IntakeTask:
     stem: str = ""
     gates: GateSettings = field(default_factory=GateSettings)
     threads: int = 1
-    trusted: bool = False
+    trusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ class IntakeResult:
     description: str = ""
     tags: tuple[str, ...] = ()
     class_labels: tuple[str, ...] = ()
+    serve_only: str = ""
     notes: tuple[str, ...] = ()
 
 

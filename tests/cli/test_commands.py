@@ -14,7 +14,7 @@ import pytest
 from studio.cli import output
 from studio.core import codec
 from studio.core.comparison import Comparison
-from studio.core.errors import NeedsTrust
+from studio.core.errors import CodeFile, NeedsTrust
 from studio.core.events import Event
 from studio.core.jobs import Job
 from studio.core.views import LogLine, VersionDetail, VersionPage
@@ -106,7 +106,7 @@ def test_add_wait_narrates_and_ends_as_the_job_did(
     engine: FakeEngine, run: Run, tmp_path: Path, state: str, code: int
 ) -> None:
     (tmp_path / "digits.pt2").write_bytes(b"x")
-    problem = NeedsTrust("It would run code.", fix="Say yes to it.").problem if state == "failed" else None
+    problem = NeedsTrust((CodeFile(name="net.pt", sha256="0" * 64),)).problem if state == "failed" else None
     final = values.job("new", state, 9 if state == "done" else 4, problem, version=1)
     course = [values.job("new", done=1), values.job("new", done=4), final]
     answers = [[values.job("old")], [values.job("old")], [values.job("new", done=0), values.job("old")]]
@@ -118,17 +118,17 @@ def test_add_wait_narrates_and_ends_as_the_job_did(
     assert ran.err.count("✓ digits: arrived") == 1
     assert "✓ digits: converted" in ran.err
     assert "new" in ran.out
-    assert ("Say yes to it." in ran.err) == (state == "failed")
+    assert ("studio trust" in ran.err) == (state == "failed")
 
 
 def test_jobs(engine: FakeEngine, run: Run) -> None:
-    failed = values.job("j2", "failed", 3, NeedsTrust("It would run code.").problem)
+    failed = values.job("j2", "failed", 3, NeedsTrust((CodeFile(name="net.pt", sha256="0" * 64),)).problem)
     engine.on("GET", "/api/jobs", [failed, values.job("j1", "done", 9, version=1)])
     engine.on("POST", "/api/jobs/j2/retry", values.job("j2"))
     engine.on("POST", "/api/jobs/j2/cancel", values.job("j2", "cancelled"))
     engine.on("GET", "/api/jobs/j2/log", {"text": "worker says\n"})
     ran = run("jobs", "-n", "2")
-    assert "failed at converted: It would run code." in ran.out
+    assert "failed at converted: 'net.pt' would run code" in ran.out
     assert "digits:1" in ran.out
     assert codec.decode(run("jobs", "--json").out, list[Job])[0] == failed
     assert run("jobs", "--retry", "j2").code == 0

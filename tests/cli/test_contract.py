@@ -52,7 +52,7 @@ def test_an_error_is_told_on_stderr_with_its_exit_code(engine: FakeEngine, run: 
     assert ran.code == kind.exit_code
     assert ran.out == ""
     assert json.loads(ran.err) == {
-        "error": {"code": kind.code, "what": "It went wrong.", "why": "Because.", "fix": "Do this."}
+        "error": json.loads(codec.encode(kind("It went wrong.", "Because.", "Do this.").problem))
     }
 
 

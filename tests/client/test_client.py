@@ -11,12 +11,14 @@ from studio.client.client import raise_failure
 from studio.core.comparison import Plan
 from studio.core.errors import (
     Cancelled,
+    CodeFile,
     Conflict,
     Denied,
     InvalidInput,
     NeedsTrust,
     NotFound,
     Problem,
+    Refused,
     StepFailed,
     StudioError,
     Unavailable,
@@ -128,7 +130,7 @@ def test_changing_calls_say_who_asks(engine: FakeEngine, tmp_path: Path) -> None
     assert engine.asked("POST", "/api/add") == [{"path": str(source.resolve()), "name": "b"}]
 
 
-@pytest.mark.parametrize("kind", [InvalidInput, NotFound, Conflict, NeedsTrust, Unavailable, Denied, StepFailed])
+@pytest.mark.parametrize("kind", [InvalidInput, NotFound, Conflict, Refused, Unavailable, Denied, StepFailed])
 def test_errors_come_back_as_what_they_were(engine: FakeEngine, client: Client, kind: type[StudioError]) -> None:
     engine.on("GET", "/api/jobs/j1", kind("What.", "Why.", "Fix."))
     with pytest.raises(kind) as caught:
@@ -225,7 +227,9 @@ def test_wait_job_gives_up_when_told(engine: FakeEngine, client: Client) -> None
 def test_failures_become_exceptions() -> None:
     raise_failure(values.job(state="done", done=9))
     with pytest.raises(NeedsTrust):
-        raise_failure(values.job(state="failed", problem=NeedsTrust("It would run code.").problem))
+        raise_failure(
+            values.job(state="failed", problem=NeedsTrust((CodeFile(name="net.pt", sha256="0" * 64),)).problem)
+        )
     with pytest.raises(Cancelled):
         raise_failure(values.comparison("cancelled"))
     with pytest.raises(StepFailed):

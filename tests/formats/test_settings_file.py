@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from studio.core.errors import InvalidInput
-from studio.formats.settings_file import ModelSettings, read_settings
+from studio.formats.settings_file import InputSettings, ModelSettings, read_settings
 
 
 def written(tmp_path: Path, text: str | bytes) -> Path:
@@ -20,14 +20,14 @@ def test_all_keys_are_read(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         'title = "Digits"\ndescription = "8 × 8"\ntags = ["vision"]\nclass_labels = ["0", "1"]\n'
-        "[inputs]\nimage = [1, 3, 224, 224]\n",
+        "[inputs.image]\nshape = ['batch', 3, 224, 224]\nrange = [0, 1]\n",
     )
     assert read_settings(path) == ModelSettings(
         title="Digits",
         description="8 × 8",
         tags=("vision",),
         class_labels=("0", "1"),
-        inputs={"image": (1, 3, 224, 224)},
+        inputs={"image": InputSettings(shape=("batch", 3, 224, 224), range=(0.0, 1.0))},
     )
 
 
@@ -42,8 +42,8 @@ def test_without_a_file_there_are_defaults() -> None:
         ("titel = 'a'\n", "'titel'"),
         ("title = 3\n", "$.title"),
         ("class_labels = ['a', 2]\n", "$.class_labels[1]"),
-        ("[inputs]\nx = [1, 'a']\n", "$.inputs"),
-        ("[inputs]\nx = [1, 0]\n", "inputs.x"),
+        ("[inputs.x]\nshape = [1, 2.5]\n", "$.inputs"),
+        ("[inputs.x]\nshape = [1, 0]\n", "inputs.x"),
         (b"title = '\xff'\n", "UTF-8"),
     ],
 )

@@ -32,7 +32,7 @@ class Runner:
         return self.root / f"scratch{self.runs}"
 
     async def intake(
-        self, *files: Path, trusted: bool = False, gates: GateSettings | None = None, preload: bool = False
+        self, *files: Path, trusted: tuple[str, ...] = (), gates: GateSettings | None = None, preload: bool = False
     ) -> IntakeResult:
         self.runs += 1
         self.scratch.mkdir()

@@ -170,7 +170,7 @@ async def test_sizes_from_the_settings_shape_made_up_inputs(runner: Runner, tmp_
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3, 1, 1])],
     )
-    (tmp_path / "pool.toml").write_text("[inputs]\nx = [1, 3, 20, 24]\n")
+    (tmp_path / "pool.toml").write_text("[inputs.x]\nshape = [1, 3, 20, 24]\n")
     result = await runner.intake(save(finish(graph), tmp_path / "pool.onnx"), tmp_path / "pool.toml")
     with np.load(result.samples_path) as kept:
         assert kept["x"].shape[1:] == (3, 20, 24)
