@@ -7,10 +7,12 @@ and verdict; variants follow their version, so that the endpoint is up before th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from studio.core.names import REFERENCE_VARIANT, variant_key
+from studio.core.preprocessing import Preprocessing
+from studio.core.settings import GateSettings
 from studio.core.tensors import Signature
 
 SCHEMA = 1
@@ -177,7 +179,10 @@ class Samples:
 class VersionManifest:
     """What one arrival became. Times are ISO 8601, UTC. `example` is a request body (OIP v2 JSON) that it answers.
 
-    `serve_only`: why no variants can be made of it, empty where they can.
+    `serve_only`: why no variants can be made of it, empty where they can. What its settings file asked for:
+    `recipes` (None = those of the workspace), `gates` (thresholds of GateSettings by name, in place of the
+    workspace's), `alias` (to be moved to it), `preprocessing` by input name. `assets`: files that serving it needs
+    beside the graph, a tokenizer for one.
     """
 
     model: str
@@ -197,7 +202,22 @@ class VersionManifest:
     notes: tuple[str, ...] = ()
     example: FileRef | None = None
     serve_only: str = ""
+    recipes: tuple[str, ...] | None = None
+    gates: dict[str, float] = field(default_factory=dict)
+    alias: str = ""
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
+    assets: tuple[FileRef, ...] = ()
     schema: int = SCHEMA
+
+    def gates_over(self, workspace: GateSettings) -> GateSettings:
+        """The thresholds that hold for this version: its own, then the workspace's."""
+        return gates_with(workspace, self.gates)
+
+
+def gates_with(gates: GateSettings, own: dict[str, float]) -> GateSettings:
+    """The thresholds with some replaced. Names that this Studio does not know are left out: they are of another."""
+    known = {field.name for field in fields(GateSettings)}
+    return replace(gates, **{name: value for name, value in own.items() if name in known})
 
 
 @dataclass(frozen=True, kw_only=True)

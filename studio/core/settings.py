@@ -62,6 +62,18 @@ class GateSettings:
     max_slowdown: float = 1.5
 
 
+GATE_RANGES: dict[str, tuple[float, float | None]] = {
+    "min_cosine": (-1, 1),
+    "min_top1_agreement": (0, 1),
+    "max_accuracy_drop": (0, 1),
+    "parity_max_rel": (0, None),
+    "min_correlation": (-1, 1),
+    "min_gain": (0, 1),
+    "max_slowdown": (1, None),
+}
+"""Lowest and highest sensible threshold; None = no bound."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HistorySettings:
     """How long the time series is kept at each resolution, in hours."""

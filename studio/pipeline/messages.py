@@ -9,6 +9,7 @@ from typing import Any
 from studio.core import codec
 from studio.core.errors import InvalidInput, Problem
 from studio.core.manifest import Fidelity, Graph, InputsKind, Machine, Measurement, Verdict
+from studio.core.preprocessing import Preprocessing
 from studio.core.settings import GateSettings
 from studio.core.tensors import Signature
 
@@ -48,6 +49,8 @@ class IntakeResult:
     The graph's `file` and `weights` carry hash and size; weights files are named by their hash. `samples_path` has one
     array per input, rows first, and `labels`: the user's, or made-up ones that the model was seen to accept.
     `example_path`: an Open Inference Protocol v2 request as JSON, of the first sample row; empty where JSON can not.
+    `recipes`, `gates`, `alias`, `preprocessing`: what the settings file asks for, see VersionManifest. `asset_paths`:
+    files that serving needs beside the graph.
     """
 
     format: str
@@ -69,6 +72,11 @@ class IntakeResult:
     class_labels: tuple[str, ...] = ()
     serve_only: str = ""
     notes: tuple[str, ...] = ()
+    recipes: tuple[str, ...] | None = None
+    gates: dict[str, float] = field(default_factory=dict)
+    alias: str = ""
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
+    asset_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,7 @@ def files_of(manifest: VersionManifest | VariantManifest) -> list[FileRef]:
     if graph is not None:
         found += [graph.file, *graph.weights]
     if isinstance(manifest, VersionManifest):
-        found += manifest.source.files
+        found += [*manifest.source.files, *manifest.assets]
         found += [file for file in (manifest.samples.file, manifest.example) if file is not None]
         if manifest.example is not None:
             found.append(manifest.example)

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from studio.core import codec
 from studio.core.errors import InvalidInput
 from studio.core.names import check_variant_name
-from studio.core.settings import Settings
+from studio.core.settings import GATE_RANGES, Settings
 
 # Lowest and highest sensible value of a key; None = no bound.
 _RANGES: dict[str, tuple[float, float | None]] = {
@@ -32,13 +32,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "workers.cpu_seconds": (1, None),
     "workers.wall_seconds": (1, None),
     "workers.intake_seconds": (1, None),
-    "gates.min_cosine": (-1, 1),
-    "gates.min_top1_agreement": (0, 1),
-    "gates.max_accuracy_drop": (0, 1),
-    "gates.parity_max_rel": (0, None),
-    "gates.min_correlation": (-1, 1),
-    "gates.min_gain": (0, 1),
-    "gates.max_slowdown": (1, None),
+    **{f"gates.{name}": bounds for name, bounds in GATE_RANGES.items()},
     "history.seconds_hours": (0.05, None),
     "history.minutes_hours": (1, None),
     "history.hours_hours": (1, None),
