@@ -223,6 +223,11 @@ class Intake:
             class_labels=result.class_labels,
             notes=result.notes,
             serve_only=result.serve_only,
+            recipes=result.recipes,
+            gates=result.gates,
+            alias=result.alias,
+            preprocessing=result.preprocessing,
+            assets=tuple(put(path) for path in result.asset_paths),
         )
 
     @staticmethod

@@ -35,7 +35,10 @@ class Lab:
             return
         detail = await self._keep.version_detail(job.model, job.version)
         have = {variant.variant: variant for variant in detail.variants}
-        wanted = [REFERENCE_VARIANT, *self._workspace.settings.workers.recipes]
+        recipes = detail.manifest.recipes
+        if recipes is None:
+            recipes = self._workspace.settings.workers.recipes
+        wanted = [REFERENCE_VARIANT, *recipes]
         missing = [recipe for recipe in wanted if recipe not in have]
         for index, recipe in enumerate(missing):
             tell = self._progress(jobs, key, recipe, index, len(missing))
@@ -71,7 +74,7 @@ class Lab:
             batchable=version.signature.batchable,
             reference_size=version.graph.size,
             reference_measurement=reference,
-            gates=self._workspace.settings.gates,
+            gates=version.gates_over(self._workspace.settings.gates),
             threads=self._workspace.settings.serving.threads,
         )
         try:

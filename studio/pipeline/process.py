@@ -156,8 +156,8 @@ class Worker:
 
     def _check_paths(self, result: Any) -> None:
         # A worker that was taken over could name any file of this machine as its result.
-        named = [getattr(result, "graph_path", ""), getattr(result, "samples_path", "")]
-        named += getattr(result, "weights_paths", ())
+        named = [getattr(result, name, "") for name in ("graph_path", "samples_path", "example_path")]
+        named += [*getattr(result, "weights_paths", ()), *getattr(result, "asset_paths", ())]
         inside = self._scratch.resolve()
         for text in named:
             if text and (Path(text).is_symlink() or not Path(text).resolve().is_relative_to(inside)):
