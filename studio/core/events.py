@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from studio.core.journal import TrustedCode
+
 EventKind = Literal[
-    "job", "version", "variant", "alias", "server", "metrics", "requests", "comparison", "log", "status"
+    "job", "version", "variant", "alias", "trust", "server", "metrics", "requests", "comparison", "log", "status"
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustChange:
+    """A word on trust: code that may run from now on, or no longer."""
+
+    code: TrustedCode
+    trusted: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +29,7 @@ class Event:
     version      {"model", "version", "change": "added" | "archived" | "restored" | "purged"}
     variant      {"model", "version", "variant", "outcome"}
     alias        studio.core.journal.AliasMove
+    trust        TrustChange
     server       studio.core.views.ServerStatus
     metrics      studio.core.metrics.Tick
     requests     {"lines": [studio.core.metrics.RequestLine, …]}

@@ -16,6 +16,8 @@ Action = Literal[
     "variant.added",
     "alias.moved",
     "alias.removed",
+    "code.trusted",
+    "code.distrusted",
 ]
 
 GENESIS = "0" * 64
@@ -25,6 +27,7 @@ GENESIS = "0" * 64
 class Entry:
     """One change. `subject` is a reference (`digits:production`, `digits:3`); `before`/`after` are what it stood for.
 
+    Of trusted code the subject is `sha256:HASH`, `before`/`after` the name of the file, `why` what it would import.
     `actor` is who asked: `tui`, `cli`, `sdk`, `engine`. `prev` is the hash of the entry before, `hash` covers all else.
     """
 
@@ -56,5 +59,16 @@ class AliasMove:
     before: str
     after: str
     why: str
+    actor: str
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedCode:
+    """A file whose code may run, by the `sha256` of its content. `imports`: what the user was shown, on one line."""
+
+    sha256: str
+    name: str
+    imports: str
     actor: str
     at: str

@@ -123,6 +123,7 @@ class Intake:
                 stem=job.stem,
                 gates=self._workspace.settings.gates,
                 threads=self._workspace.settings.serving.threads,
+                trusted=tuple(one.sha256 for one in self._keep.trusted()),
             )
             result = await bench.worker.run(task, self._progress(jobs, key))
             jobs.step(key, "registered", "running")

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from studio.core.comparison import Comparison
-from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
-from studio.core.events import EventKind
-from studio.core.journal import AliasMove, Entry
+from studio.core.errors import CodeFile, Conflict, InvalidInput, NotFound, Refused
+from studio.core.events import EventKind, TrustChange
+from studio.core.journal import AliasMove, Entry, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.metrics import Point, Tick
 from studio.core.names import REFERENCE_VARIANT, Reference, variant_key
@@ -195,6 +195,30 @@ class Keep:
         text = f"{move.before or 'nothing'} → {move.after or 'removed'}. {move.why}".strip()
         self._tell("alias", move, text, f"{move.model}:{move.alias}")
         return move
+
+    # -- trust
+
+    def trusted(self) -> tuple[TrustedCode, ...]:
+        """Code that the user said yes to, oldest first."""
+        return tuple(self.store.journal.history.trusted.values())
+
+    async def trust(self, files: Sequence[CodeFile], actor: str) -> list[TrustedCode]:
+        """Record the user's yes to running these files, by the hash of their content."""
+        async with self._changing:
+            known = {one.sha256 for one in self.trusted()}
+            trusted = await self._run(lambda: changes.trust(self.registry, files, actor))
+        for one in trusted:
+            if one.sha256 not in known:
+                self._tell("trust", TrustChange(code=one, trusted=True), f"trusted by {actor}: {one.name}", one.sha256)
+        return trusted
+
+    async def distrust(self, sha256: str, actor: str) -> TrustedCode:
+        """Take a yes back. Versions that were made stay. Raises NotFound."""
+        async with self._changing:
+            one = await self._run(lambda: changes.distrust(self.registry, sha256, actor))
+        text = f"no longer trusted, by {actor}: {one.name}"
+        self._tell("trust", TrustChange(code=one, trusted=False), text, sha256)
+        return one
 
     # -- removal
 

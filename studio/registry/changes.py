@@ -5,15 +5,21 @@ Killed between two of them, the next open finds out and catches up; nothing is h
 
 from __future__ import annotations
 
-from studio.core.errors import Conflict, NotFound, Refused
-from studio.core.journal import AliasMove
+from collections.abc import Sequence
+
+from studio.core.errors import CodeFile, Conflict, NotFound, Refused
+from studio.core.journal import AliasMove, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.names import Reference, check_alias
+from studio.core.printable import shortened
 from studio.core.views import VersionRow
 from studio.registry.registry import Registry
 from studio.registry.routes import key_of
 from studio.registry.versions import alias_moves, index, version_row_of
-from studio.store.history import move_of
+from studio.store.history import code_subject, move_of
+from studio.store.journal import Draft
+
+MOST_IMPORTS = 4000  # characters of a journal entry: a crafted file may name anything, at any length
 
 
 def add_version(registry: Registry, manifest: VersionManifest, actor: str = "engine") -> VersionRow:
@@ -127,6 +133,39 @@ def purge(registry: Registry, model: str, version: int, actor: str = "engine", w
     freed = registry.store.purge(model, version)
     index(registry, [entry])
     return freed
+
+
+def trust(registry: Registry, files: Sequence[CodeFile], actor: str = "engine") -> list[TrustedCode]:
+    """Records the user's yes to running these files, all or none; what is trusted already is not recorded again."""
+    trusted = registry.store.journal.history.trusted
+    fresh = {file.sha256: file for file in files if file.sha256 not in trusted}
+    drafts = [
+        Draft(
+            action="code.trusted",
+            subject=code_subject(file.sha256),
+            actor=actor,
+            after=file.name,
+            why=shortened(", ".join(file.imports), MOST_IMPORTS),
+        )
+        for file in fresh.values()
+    ]
+    if drafts:
+        index(registry, registry.store.journal.append_all(drafts))
+    return [trusted[file.sha256] for file in files]
+
+
+def distrust(registry: Registry, sha256: str, actor: str = "engine") -> TrustedCode:
+    """Takes a yes back: the next file of this content asks again. Raises NotFound."""
+    known = registry.store.journal.history.trusted.get(sha256)
+    if known is None:
+        raise NotFound(
+            f"No code with the hash {sha256[:64]} is trusted.", fix="See which there is: studio trust --list"
+        )
+    entry = registry.store.journal.append(
+        "code.distrusted", code_subject(sha256), actor=actor, before=known.name, why=known.imports
+    )
+    index(registry, [entry])
+    return known
 
 
 def _refuse_named(registry: Registry, model: str, version: int) -> None:

@@ -9,7 +9,7 @@ from studio.core.journal import Entry
 from studio.core.manifest import Fidelity, Graph, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT, Reference
 from studio.core.routing import Target
-from studio.store.history import subject_of, version_of
+from studio.store.history import is_about_code, subject_of, version_of
 
 Row = dict[str, Any]
 
@@ -126,8 +126,8 @@ def alias_row(model: str, alias: str, key: str) -> Row:
 
 
 def journal_row(entry: Entry) -> Row:
-    """Row of `journal`; `version` is that of the subject, None for aliases."""
-    model, tail = subject_of(entry)
+    """Row of `journal`; `version` is that of the subject, None for aliases. Words on trust belong to no model."""
+    model, tail = ("", "") if is_about_code(entry) else subject_of(entry)
     row: Row = codec.builtins(entry)
     row["moment"] = row.pop("at")
     return row | {"model": model, "version": version_of(tail)}

@@ -15,7 +15,7 @@ from studio.registry.rebuild import HEAD
 from studio.registry.registry import Registry
 from studio.registry.rows import Row, alias_row, journal_row, variant_row, version_row
 from studio.registry.shape import version_view
-from studio.store.history import move_of, subject_of, version_of
+from studio.store.history import is_about_code, move_of, subject_of, version_of
 
 Sort = Literal["model", "created", "size", "p50", "fidelity"]
 
@@ -70,7 +70,7 @@ def index(
             _index_entry(registry, entry)
         if entries:
             registry.database.run("UPDATE facts SET content = ? WHERE name = ?", [entries[-1].hash, HEAD])
-    touched = {subject_of(entry)[0] for entry in entries}
+    touched = {subject_of(entry)[0] for entry in entries if not is_about_code(entry)}
     touched |= {manifest.model for manifest in (version, variant) if manifest is not None}
     if registry.stale is not None:
         registry.stale |= touched

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from studio.core.journal import AliasMove, Entry
+from studio.core.journal import AliasMove, Entry, TrustedCode
 
 VersionKey = tuple[str, int]
+CODE_SUBJECT = "sha256"
 
 
 def subject_of(entry: Entry) -> tuple[str, str]:
@@ -36,9 +37,19 @@ def move_of(entry: Entry) -> AliasMove:
     )
 
 
+def is_about_code(entry: Entry) -> bool:
+    """Whether an entry records a word on trust: its subject is a hash and no model."""
+    return entry.action in ("code.trusted", "code.distrusted")
+
+
+def code_subject(sha256: str) -> str:
+    """The subject of an entry about a file's content."""
+    return f"{CODE_SUBJECT}:{sha256}"
+
+
 @dataclass
 class History:
-    """State after replaying entries in order. `moves` are oldest first."""
+    """State after replaying entries in order. `moves` are oldest first, `trusted` is by SHA-256."""
 
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
     archived: set[VersionKey] = field(default_factory=set)
@@ -47,12 +58,16 @@ class History:
     variants: set[tuple[str, str]] = field(default_factory=set)
     newest: dict[str, int] = field(default_factory=dict)
     moves: list[AliasMove] = field(default_factory=list)
+    trusted: dict[str, TrustedCode] = field(default_factory=dict)
 
     def apply(self, entry: Entry) -> None:
         """Takes one more entry into account. Actions of a newer Studio are passed over."""
         model, tail = subject_of(entry)
         if entry.action in ("alias.moved", "alias.removed"):
             self._move(move_of(entry))
+            return
+        if is_about_code(entry):
+            self._trust(entry, tail)
             return
         version = version_of(tail)
         if version is None:
@@ -83,6 +98,13 @@ class History:
             names.pop(move.alias, None)
         if not names:
             del self.aliases[move.model]
+
+    def _trust(self, entry: Entry, sha256: str) -> None:
+        self.trusted.pop(sha256, None)
+        if entry.action == "code.trusted":
+            self.trusted[sha256] = TrustedCode(
+                sha256=sha256, name=entry.after, imports=entry.why, actor=entry.actor, at=entry.at
+            )
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> History:
