@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from studio.core.errors import Refused, StepFailed
+from studio.core.ort_format import HEAD, is_ort
 from studio.core.tensors import ORT_TYPES, Dim, Signature, TensorSpec
 
 # Read by onnxruntime when it is imported.
@@ -22,6 +26,7 @@ Feed = dict[str, Array]
 Session = Any
 """onnxruntime.InferenceSession, which comes without types."""
 
+_ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 # The smallest graph there is: one Identity, opset 13, IR 8. Running it sets ONNX Runtime up.
 _IDENTITY = bytes.fromhex(
@@ -36,7 +41,8 @@ def initialise() -> None:
 
 
 def open_session(path: str | Path, threads: int = 1, optimised: bool = True) -> Session:
-    """A CPU session on an ONNX file. `optimised=False` runs the graph as written, without any rewriting.
+    """A CPU session on an ONNX or `.ort` file, whatever it is called. `optimised=False` runs the graph as written,
+    without any rewriting.
 
     Raises Refused when ONNX Runtime does not accept the file.
     """
@@ -48,6 +54,9 @@ def open_session(path: str | Path, threads: int = 1, optimised: bool = True) -> 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if _is_ort(Path(path)):
+        # It goes by the file name's ending otherwise, and blobs have none.
+        options.add_session_config_entry("session.load_model_format", "ORT")
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
@@ -58,11 +67,19 @@ def open_session(path: str | Path, threads: int = 1, optimised: bool = True) -> 
         ) from error
 
 
+def _is_ort(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_ort(file.read(HEAD))
+    except OSError:
+        return False
+
+
 def run(session: Session, feed: Feed) -> Feed:
     """All outputs by name. Raises StepFailed when the run fails."""
     names = [out.name for out in session.get_outputs()]
     try:
-        return dict(zip(names, session.run(names, feed), strict=True))
+        return dict(zip(names, runner(session)(feed), strict=True))
     except Exception as error:
         shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feed.items())
         raise StepFailed(
@@ -72,11 +89,48 @@ def run(session: Session, feed: Feed) -> Feed:
         ) from error
 
 
+def runner(session: Session) -> Callable[[Feed], list[Any]]:
+    """What runs a session: all outputs for a feed, whatever it raises. To be got once where runs are timed."""
+    if not any("bfloat16" in arg.type for arg in (*session.get_inputs(), *session.get_outputs())):
+        return lambda feed: session.run(None, feed)
+    names = [out.name for out in session.get_outputs()]
+    return lambda feed: [_array(value) for value in session.run_with_ort_values(names, _values(feed))]
+
+
+def _values(feed: Feed) -> dict[str, Any]:
+    """numpy has no bfloat16 that the runtime knows: such tensors travel as raw 16-bit words."""
+    return {
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            np.ascontiguousarray(array).view(np.uint16), _ONNX_BFLOAT16
+        )
+        if array.dtype == ml_dtypes.bfloat16
+        else ort.OrtValue.ortvalue_from_numpy(array)
+        for name, array in feed.items()
+    }
+
+
+def _array(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        array: Array = value.numpy()
+        return array
+    shape = tuple(value.shape())
+    raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape, dtype=np.int64)))
+    return np.frombuffer(raw, ml_dtypes.bfloat16).reshape(shape)
+
+
 def signature_of(session: Session) -> Signature:
     """Inputs and outputs as the graph declares them. Sizes that a caller chooses keep their name, `?` without one.
 
-    Raises Refused for sequences, maps, optionals and element types that the protocols can not carry.
+    Raises Refused for sequences, maps, optionals and element types that the protocols can not carry, and for graphs
+    that take or give nothing.
     """
+    for word, verb, args in (("input", "takes", session.get_inputs()), ("output", "gives", session.get_outputs())):
+        if not args:
+            raise Refused(
+                f"The model {verb} nothing: its graph has no {word}.",
+                "An endpoint answers requests that carry tensors, with tensors.",
+                f"Export it again with at least one {word}.",
+            )
     return Signature(
         inputs=tuple(_spec(arg, "input") for arg in session.get_inputs()),
         outputs=tuple(_spec(arg, "output") for arg in session.get_outputs()),
@@ -89,7 +143,9 @@ def _spec(arg: Any, word: str) -> TensorSpec:
         raise Refused(
             f"The {word} '{arg.name}' is a {arg.type}, which can not be served.",
             "Requests and answers carry plain tensors of numbers, booleans or strings.",
-            "Export it with tensors only (for scikit-learn: zipmap=False).",
+            "Export it with tensors only (for scikit-learn: zipmap=False)."
+            if not arg.type.startswith("tensor(")
+            else f"Export it with a cast of '{arg.name}' to 32-bit floats or integers.",
         )
     return TensorSpec(arg.name, datatype, tuple(_dim(dim) for dim in arg.shape))
 
