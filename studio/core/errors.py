@@ -143,7 +143,7 @@ class NeedsTrust(Waiting):
         super().__init__(
             f"{names} would run code when it is loaded.",
             why,
-            "If you know where it comes from, say yes once: studio trust JOB, or t in the Inbox.",
+            "If you know where it comes from, say yes once: studio trust JOB, or a in the Inbox.",
         )
         self.code_files = code_files
 

@@ -69,6 +69,20 @@ class Job:
         return self.state in FINISHED
 
     @property
+    def resting(self) -> bool:
+        """Nothing moves: it has ended, or waits for a word of the user."""
+        return self.finished or self.state == "waiting"
+
+    @property
+    def standing(self) -> str:
+        """The state in words, the same on every face: `done`, `failed`, `needs trust`, `needs settings` …"""
+        return self.problem.code.replace("_", " ") if self.state == "waiting" and self.problem else self.state
+
+    def asks_for(self, code: str) -> bool:
+        """Whether it waits for the answer to that problem: `needs_trust`, `needs_settings`."""
+        return self.state == "waiting" and self.problem is not None and self.problem.code == code
+
+    @property
     def current(self) -> Step | None:
         """The step that runs or failed, else the last one done."""
         live = [step for step in self.steps if step.state in ("running", "failed")]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from studio.core.jobs import Job
 from studio.engine.intake import Intake
-from studio.engine.jobs import Jobs
+from studio.engine.jobs import LEFT, Jobs
 from studio.engine.keep import Keep
 from studio.engine.logs import Logs
 from studio.inbox.events import Arrived, Changed, Gone, InboxEvent, Left, Noticed, Settled
@@ -20,6 +22,7 @@ class Arrivals:
 
     def __init__(self, workspace: Workspace, jobs: Jobs, keep: Keep, intake: Intake, logs: Logs) -> None:
         self._jobs, self._keep, self._intake, self._logs = jobs, keep, intake, logs
+        self._folder = workspace.inbox
         self._waiting: dict[str, str] = {}  # group key -> job that waits for its arrival to settle
         self._inbox = Inbox(workspace.inbox, workspace.settings.inbox, self._on_event, known=jobs.worked_through)
 
@@ -86,3 +89,11 @@ class Arrivals:
         if key:
             self._logs.add("job", "info", f"{group.key} left the inbox before it had settled", key)
             self._jobs.finish(key, "cancelled", "left the inbox before it had settled")
+        # A job that runs has its own copy of the files; one that waits for the user has not, and asks for nothing now.
+        for job in self._jobs.waiting():
+            if job.stem == group.stem and self._in_folder(job) == bool(group.folder):
+                self._jobs.cancel_soon(job.id, LEFT)
+
+    def _in_folder(self, job: Job) -> bool:
+        """Whether a sub-folder was dropped; a loose file may have the same stem."""
+        return any(Path(file).parent != self._folder for file in job.files)

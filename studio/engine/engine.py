@@ -15,6 +15,7 @@ from studio.core.journal import AliasMove
 from studio.core.metrics import RequestLine, Tick
 from studio.core.names import Reference, check_alias, check_model_name
 from studio.core.views import CallExample, ServerStatus, Status, VersionRow
+from studio.engine import wishes
 from studio.engine.arrivals import Arrivals
 from studio.engine.bus import Bus
 from studio.engine.call import call_example
@@ -54,7 +55,7 @@ class Engine:
         self.jobs = Jobs(JobStore(workspace.jobs), workspace.job_logs, self.bus, self.logs, settings.workers.parallel)
         self.intake = Intake(workspace, self.keep)
         self.lab = Lab(workspace, self.keep)
-        self.jobs.use(self.intake.run, self.lab.run)
+        self.jobs.use(self._take_in, self.lab.run)
         self.arrivals = Arrivals(workspace, self.jobs, self.keep, self.intake, self.logs)
         self.comparisons = Comparisons(
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
@@ -106,6 +107,11 @@ class Engine:
         await self.keep.close()
         self.bus.close()
         self.logs.close()
+
+    async def _take_in(self, jobs: Jobs, key: str) -> None:
+        """The intake lane: an endpoint, under the alias that its settings ask for."""
+        await self.intake.run(jobs, key)
+        await wishes.move_alias(self.keep, jobs, key)
 
     # -- what the server tells
 

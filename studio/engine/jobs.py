@@ -17,6 +17,7 @@ from typing import Literal
 
 from studio.core.errors import Cancelled, Conflict, NotFound, Problem, StudioError, Waiting
 from studio.core.jobs import STEPS, Job, Step
+from studio.core.printable import printable_problem
 from studio.engine.bus import Bus
 from studio.engine.logs import Logs
 from studio.store.jobs import JobStore
@@ -25,6 +26,7 @@ MAX_ATTEMPTS = 10
 LANES: tuple[Literal["intake", "lab"], ...] = ("intake", "lab")
 LAB_STEPS = ("optimised", "verified", "measured")
 TELL_SECONDS = 0.2
+LEFT = "its files left the inbox"
 
 Lane = Callable[["Jobs", str], Awaitable[None]]
 
@@ -57,7 +59,11 @@ class Jobs:
         return self._jobs[key]
 
     def active(self) -> int:
-        return sum(not job.finished and job.state != "waiting" for job in self._jobs.values())
+        return sum(not job.resting for job in self._jobs.values())
+
+    def waiting(self) -> list[Job]:
+        """Jobs that wait for a word of the user, oldest first."""
+        return sorted((job for job in self._jobs.values() if job.state == "waiting"), key=lambda job: job.created)
 
     def failed(self) -> int:
         return sum(job.state == "failed" for job in self._jobs.values())
@@ -72,10 +78,8 @@ class Jobs:
         return path.read_bytes()[-256 * 1024 :].decode(errors="replace") if path.exists() else ""
 
     def worked_through(self, fingerprint: str) -> bool:
-        """Whether a finished job has dealt with exactly these files, unchanged since."""
-        return any(
-            (job.finished or job.state == "waiting") and job.fingerprint == fingerprint for job in self._jobs.values()
-        )
+        """Whether a finished or waiting job has dealt with exactly these files, unchanged since."""
+        return any(job.resting and job.fingerprint == fingerprint for job in self._jobs.values())
 
     def is_working_on(self, fingerprint: str) -> bool:
         """Whether an unfinished job has exactly these files."""
@@ -125,6 +129,12 @@ class Jobs:
             detail=old.detail if detail is None else detail,
         )
         return self.update(job.with_step(new), durable=not same)
+
+    def note(self, key: str, words: str) -> Job:
+        """Something that the user should know of a job that goes on."""
+        job = self.get(key)
+        self._logs.add("job", "warning", f"{job.stem}: {words}", key)
+        return self.update(replace(job, note=words))
 
     def create(self, stem: str, files: tuple[str, ...]) -> Job:
         """A job for something that was just seen in the inbox; it waits until the arrival has settled."""
@@ -188,11 +198,13 @@ class Jobs:
         for step in job.steps:
             if step.state == "running":
                 job = job.with_step(replace(step, state="pending", started=None, progress=None))
-        self._logs.add("job", "warning", f"{job.stem} waits. {problem.sentence()}", key)
-        self.update(replace(job, state="waiting", problem=problem))
+        problem = printable_problem(replace(problem, fix=problem.fix.replace("trust JOB", f"trust {key}")))
+        job = replace(job, state="waiting", problem=problem)
+        self._logs.add("job", "warning", f"{job.stem} {job.standing}. {problem.sentence()}", key)
+        self.update(job)
 
     def _fail(self, key: str, problem: Problem) -> None:
-        self.update(replace(self.get(key), problem=problem), durable=False)
+        self.update(replace(self.get(key), problem=printable_problem(problem)), durable=False)
         self.finish(key, "failed")
 
     async def cancel(self, key: str, note: str = "cancelled") -> Job:
@@ -203,13 +215,11 @@ class Jobs:
         await self._stop_task(key)
         if self.get(key).finished:  # it ended while we asked
             return self.get(key)
-        self.update(
-            replace(
-                self.get(key),
-                problem=Cancelled(f"It was {note}." if note == "cancelled" else f"It was cancelled: {note}.").problem,
-            ),
-            durable=False,
-        )
+        return self._cancelled(key, note)
+
+    def _cancelled(self, key: str, note: str) -> Job:
+        said = "It was cancelled." if note == "cancelled" else f"It was cancelled: {note}."
+        self.update(replace(self.get(key), problem=Cancelled(said).problem), durable=False)
         return self.finish(key, "cancelled", note)
 
     def cancel_soon(self, key: str, note: str) -> None:
@@ -238,7 +248,7 @@ class Jobs:
             raise Conflict(
                 f"{Path(missing[0]).name} is no longer in the inbox.", fix="Drop it again: that starts a new job."
             )
-        return self._start_again(job, attempt=job.attempt + 1)
+        return self._start_again(job, attempt=job.attempt + (job.state != "waiting"))
 
     def _start_again(self, job: Job, attempt: int) -> Job:
         now = time.time()
@@ -257,9 +267,11 @@ class Jobs:
         for job in self._store.load_all():
             self._jobs[job.id] = job
         for job in list(self._jobs.values()):
-            if job.finished or job.state == "waiting":
+            if job.state == "waiting" and gone(job):
+                self._cancelled(job.id, f"{LEFT} while the engine was down")
+            elif job.resting:
                 continue
-            if not job.digest:  # never settled: the inbox will report it afresh
+            elif not job.digest:  # never settled: the inbox will report it afresh
                 del self._jobs[job.id]
                 self._store.delete(job.id)
             elif job.attempt >= MAX_ATTEMPTS:
@@ -267,7 +279,7 @@ class Jobs:
                 fix = "Look at its log, then retry it, or remove the file from the inbox."
                 self._fail(job.id, Problem(code="step_failed", what=what, fix=fix))
             elif job.version is None and gone(job):
-                self.finish(job.id, "cancelled", "its files left the inbox while the engine was down")
+                self.finish(job.id, "cancelled", f"{LEFT} while the engine was down")
             else:
                 self._logs.add("job", "info", f"{job.stem}: taken up again after a restart", job.id)
                 self._start_again(job, attempt=job.attempt + 1)

@@ -175,6 +175,10 @@ class Keep:
             await self._warm_earlier(None, None)
             return await self._moved(lambda: changes.undo(self.registry, actor))
 
+    async def alias_moves(self, model: str, alias: str) -> list[AliasMove]:
+        """How an alias has moved, newest first."""
+        return await self._run(lambda: versions.alias_moves(self.registry, model, alias))
+
     async def _warm_earlier(self, model: str | None, alias: str | None) -> None:
         moves = await self._run(lambda: versions.alias_moves(self.registry, model, alias, limit=1))
         if moves and moves[0].before:

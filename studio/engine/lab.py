@@ -29,7 +29,7 @@ class Lab:
         self._workspace, self._keep = workspace, keep
 
     async def run(self, jobs: Jobs, key: str) -> None:
-        """The whole lane. What a version has already is not made again."""
+        """The whole lane. What a version has already is not made again; one that can only be served is measured."""
         job = jobs.get(key)
         if job.version is None:
             return
@@ -38,7 +38,8 @@ class Lab:
         recipes = detail.manifest.recipes
         if recipes is None:
             recipes = self._workspace.settings.workers.recipes
-        wanted = [REFERENCE_VARIANT, *recipes]
+        serve_only = detail.manifest.serve_only
+        wanted = [REFERENCE_VARIANT, *(() if serve_only else recipes)]
         missing = [recipe for recipe in wanted if recipe not in have]
         for index, recipe in enumerate(missing):
             tell = self._progress(jobs, key, recipe, index, len(missing))
@@ -46,8 +47,9 @@ class Lab:
             have[recipe] = await self._make(jobs, key, detail.manifest, recipe, reference, tell)
             await self._keep.add_variant(have[recipe])
         outcomes = ", ".join(f"{name}: {have[name].verdict.outcome}" for name in wanted[1:])
-        for name in ("optimised", "verified", "measured"):
-            jobs.step(key, name, "done", outcomes)
+        for name in ("optimised", "verified"):
+            jobs.step(key, name, "skipped" if serve_only else "done", serve_only or outcomes)
+        jobs.step(key, "measured", "done", "the reference alone" if serve_only else outcomes)
 
     async def _make(
         self,
