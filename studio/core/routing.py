@@ -10,7 +10,7 @@ from studio.core.tensors import Signature
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One servable variant. `path` is a read-only ONNX file."""
+    """One servable variant. `path` is a read-only ONNX file. `varies`: its run time depends on the values it is given."""
 
     model: str
     version: int
@@ -19,6 +19,7 @@ class Target:
     sha256: str
     signature: Signature
     class_labels: tuple[str, ...] = ()
+    varies: bool = False
 
     @property
     def key(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from studio.core import codec
@@ -133,14 +134,22 @@ def journal_row(entry: Entry) -> Row:
     return row | {"model": model, "version": version_of(tail)}
 
 
+_ACROSS_ROWS = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+"""Operators that scale by the whole batch: a row's answer depends on the rows it runs with."""
+_LOOPS = frozenset({"Loop", "Scan"})
+
+
 def _target(version: VersionManifest, variant: str, graph: Graph) -> str:
+    operators = graph.operators.keys()
+    signature = version.signature
     target = Target(
         model=version.model,
         version=version.version,
         variant=variant,
         path="",
         sha256=graph.file.sha256,
-        signature=version.signature,
+        signature=replace(signature, batchable=signature.batchable and not operators & _ACROSS_ROWS),
         class_labels=version.class_labels,
+        varies=not operators or bool(operators & _LOOPS),
     )
     return codec.encode(target).decode()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from typing import Any
 
 import orjson
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from studio.serving.http import Connection
+from studio.serving.direct import Direct, DirectCall, head
+from studio.serving.http import BODY_BYTES_A_SECOND, BODY_SECONDS, Connection, Response, packed
 
 MAX_HEAD_BYTES = 64 * 1024
 """The request line and all headers together."""
+ONE_PACKET_BYTES = 64 * 1024
+"""Head and body of an answer below this size are joined; joining larger ones costs more than a second write."""
 MAX_CHUNKS = 65536
 """Chunks of one body, as Triton limits them: each costs time, however small it is."""
 HEAD_SECONDS = 30.0
@@ -23,6 +27,7 @@ HEAD_SECONDS = 30.0
 LINGER_SECONDS = 10.0
 """A client that was answered before its body was complete has so long to finish sending."""
 KEEP_ALIVE_SECONDS = 75
+Cycle = RequestResponseCycle | DirectCall | None
 FIRST_REQUEST_SECONDS = 1.0
 """On draining, a connection that was just accepted has so long to send the request that it was opened for."""
 
@@ -102,6 +107,9 @@ class ServingProtocol(HttpToolsProtocol):
         super().data_received(data)
         if not self.reading_head:
             self.head_received = 0
+            cycle: Cycle = self.cycle
+            if isinstance(cycle, DirectCall) and cycle.more_body and self.timer is None:
+                self._arm(BODY_SECONDS + cycle.size / BODY_BYTES_A_SECOND)
             return
         # A header is counted when it is whole; one that never ends would be kept growing by the parser.
         self.head_received += len(data)
@@ -127,7 +135,10 @@ class ServingProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.reading_head = False
-        self._disarm()
+        if self.timer is not None:
+            self._disarm()
+        if self._take_directly():
+            return
         super().on_headers_complete()
         if self.scope["method"] != "HEAD":  # its answer is a head alone
             self.cycle.transport = OneWrite(self.transport)  # type: ignore[assignment]
@@ -139,7 +150,60 @@ class ServingProtocol(HttpToolsProtocol):
         if self.chunks > MAX_CHUNKS:
             raise self._refuse(400, f"The body comes in more than {MAX_CHUNKS} chunks. Send larger ones.")
 
+    def _take_directly(self) -> bool:
+        """Whether this request goes the short way (`studio.serving.direct`)."""
+        direct: Direct | None = self.app_state["direct"]
+        before = self.cycle
+        if direct is None or not self.url.endswith(b"/infer") or (before is not None and not before.response_complete):
+            return False
+        if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+            return False
+        call = direct.call(self.url, self.headers, self.peer)
+        if call is None:
+            return False
+        call.keep_alive = not self.draining and self.parser.should_keep_alive()
+        self.cycle = call  # type: ignore[assignment]
+        return True
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Cycle = self.cycle
+        if isinstance(cycle, DirectCall):
+            cycle.feed(body)
+        else:
+            super().on_body(body)
+
+    def _respond(self, call: DirectCall, response: Response) -> None:
+        """Send the answer of a request that went the short way. Others may have come behind it by now."""
+        if call.wants_packing(response):
+            task = self.loop.create_task(self._respond_packed(response, call))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+        else:
+            self._write(response, call)
+
+    async def _respond_packed(self, response: Response, call: DirectCall) -> None:
+        self._write(await packed(response, call.headers), call)
+
+    def _write(self, response: Response, call: DirectCall) -> None:
+        if self.transport.is_closing() or call.disconnected:
+            return
+        start = head(response, STATUS_LINE[response.status], call.keep_alive)
+        if len(response.body) < ONE_PACKET_BYTES:
+            self.transport.write(start + response.body)
+        else:
+            self.transport.writelines((start, response.body))
+        call.response_complete = True
+        if not call.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
     def on_message_complete(self) -> None:
+        cycle: Cycle = self.cycle
+        if isinstance(cycle, DirectCall):
+            if self.timer is not None:
+                self._disarm()
+            cycle.begin(functools.partial(self._respond, cycle))
+            return
         super().on_message_complete()
         if self.cycle.response_complete:
             # The answer came before the body was complete; the connection can be used again now.
@@ -212,10 +276,13 @@ class ServingProtocol(HttpToolsProtocol):
 
     def _time_is_up(self) -> None:
         self.timer = None
+        cycle: Cycle = self.cycle
         if self.transport.is_closing():
             return
         if self.reading_head:
             self._close_with(Refusal(408, "The request line and headers came in too slowly."))
+        elif isinstance(cycle, DirectCall) and cycle.more_body:
+            self._close_with(Refusal(408, "The request body came in too slowly."))
         else:
             self.transport.close()
 
@@ -226,9 +293,10 @@ class Listener:
     uvicorn's own `Server` wakes ten times a second to look whether it should stop; this one sleeps.
     """
 
-    def __init__(self, app: Any, listening: socket.socket) -> None:
+    def __init__(self, app: Any, listening: socket.socket, direct: Direct | None = None) -> None:
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._listening = listening
+        self._direct = direct
         self._state = ServerState()
         self._config = Config(
             app,
@@ -271,7 +339,9 @@ class Listener:
 
     def _protocol(self) -> ServingProtocol:
         protocol = ServingProtocol(
-            config=self._config, server_state=self._state, app_state={"on_connection_lost": self._lost}
+            config=self._config,
+            server_state=self._state,
+            app_state={"on_connection_lost": self._lost, "direct": self._direct},
         )
         protocol.draining = self._draining
         return protocol

@@ -1,8 +1,8 @@
-"""Worker threads on one queue: where models run.
+"""Where models run: in the event loop while they are quick, else on worker threads.
 
-A `Ticket` is one run. The event loop submits it, a worker thread runs it, and one `call_soon_threadsafe` brings the
-answer back. Batching has its place in `Executor._work`: a worker may take several tickets of one model off the queue
-and run them as one.
+A run that takes less than a hop to another thread is worth waiting for in the loop: everything that was parsed in one
+turn of it runs as one batch. Slower models run on threads; each takes what waits for the same model, up to the number
+of rows that still gains something, and one `call_soon_threadsafe` brings all answers back.
 """
 
 from __future__ import annotations
@@ -11,65 +11,59 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-from studio.core.errors import StudioError
-from studio.serving.problems import Busy, Expired, ModelFailed
-from studio.serving.sessions import Array, LoadedModel
+from studio.serving.batching import Run, Ticket, run_together, take
+from studio.serving.problems import Busy
+
+if TYPE_CHECKING:
+    from studio.serving.sessions import Array, LoadedModel
+
+INLINE_NS = 300_000
+"""A model whose runs take less is run in the loop."""
+THREADED_NS = 450_000
+"""A model whose runs take more leaves the loop; in between it stays where it is."""
+SWEEP_SECONDS = 1.0
 
 
-class Ticket:
-    """One run, from submission to answer. The `*_ns` are `time.perf_counter_ns()`; 0 where it did not come so far.
+class Lane:
+    """One loaded model's waiting tickets: `turn` for the loop, `pending` for the threads.
 
-    It holds its model, so a model that was replaced lives until its last ticket is done.
+    `typical_ns` is a moving average over its runs. A model whose time depends on more than the number of rows never
+    runs in the loop, however quick it was so far: one long run would keep every other request waiting.
     """
 
-    __slots__ = (
-        "cancelled",
-        "deadline_ns",
-        "ended_ns",
-        "future",
-        "inputs",
-        "model",
-        "outputs",
-        "queued_ns",
-        "started_ns",
-    )
+    __slots__ = ("inline", "lock", "model", "pending", "running", "steady", "turn", "typical_ns")
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        future: asyncio.Future[list[Array]],
-        deadline_ns: int = 0,
-    ) -> None:
+    def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        self.inputs = inputs
-        self.outputs = outputs
-        self.future = future
-        self.deadline_ns = deadline_ns
-        self.cancelled = False
-        self.queued_ns = time.perf_counter_ns()
-        self.started_ns = 0
-        self.ended_ns = 0
+        self.pending: deque[Ticket] = deque()
+        self.lock = threading.Lock()
+        self.turn: deque[Ticket] = deque()
+        self.running = 0
+        self.steady = model.rules.steady and not model.target.varies
+        self.typical_ns = float(model.typical_ns)
+        self.inline = self.steady and self.typical_ns < INLINE_NS
 
-    def cancel(self) -> None:
-        """Called on the loop: a run that has not started will not; one that has started ends and is thrown away."""
-        self.cancelled = True
-        self.future.cancel()
+    def learn(self, ns: int) -> None:
+        self.typical_ns += (ns - self.typical_ns) * 0.1
+        self.inline = self.steady and self.typical_ns < (THREADED_NS if self.inline else INLINE_NS)
 
-    def run(self) -> list[Array]:
-        """Called on a worker thread. Raises StudioError."""
-        self.started_ns = time.perf_counter_ns()
-        if self.deadline_ns and self.started_ns > self.deadline_ns:
-            waited = (self.started_ns - self.queued_ns) / 1e6
-            raise Expired("Request timeout expired.", f"It waited {waited:.0f} ms for a worker.")
-        try:
-            return self.model.run(self.inputs, self.outputs)
-        finally:
-            self.ended_ns = time.perf_counter_ns()
+
+def add(waiting: deque[Ticket], ticket: Ticket) -> None:
+    """Behind all that are as urgent: a priority of 1 is the highest, 0 means none."""
+    if not ticket.priority:
+        waiting.append(ticket)
+        return
+    place = 0
+    for other in waiting:
+        if other.priority == 0 or other.priority > ticket.priority:
+            break
+        place += 1
+    waiting.insert(place, ticket)
 
 
 def cores() -> int:
@@ -80,13 +74,22 @@ def cores() -> int:
 
 
 class Executor:
-    """`workers` threads (0 = one a core) and at most `limit` tickets queued or running."""
+    """`workers` threads (0 = one a core) and at most `limit` tickets queued or running.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, workers: int, limit: int) -> None:
+    `seconds` is the time that a request without a time-out of its own has, 0 = any; `parallel` the runs of one model
+    at a time, 0 = as many as there are threads. All methods belong to the event loop.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, workers: int, limit: int, seconds: float = 0.0, parallel: int = 0
+    ) -> None:
         self._loop = loop
         self._limit = limit
-        self._pending = 0
-        self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._default_ns = int(seconds * 1e9)
+        self._parallel = parallel or 1 << 30
+        self._open: set[Ticket] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._queue: SimpleQueue[Lane | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(workers or cores())
         ]
@@ -96,60 +99,141 @@ class Executor:
     @property
     def pending(self) -> int:
         """Tickets queued or running."""
-        return self._pending
+        return len(self._open)
 
     def submit(
         self,
         model: LoadedModel,
         inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None = None,
+        outputs: tuple[str, ...] | None,
+        done: Callable[[Ticket], None],
         timeout_us: int = 0,
+        priority: int = 0,
     ) -> Ticket:
-        """Queue a run; await `ticket.future` for the outputs. Raises Busy when the queue is full."""
-        if self._pending >= self._limit:
+        """Queue a run; `done(ticket)` is called when it has ended, never from in here. `outputs` None = all.
+
+        Raises Busy when the queue is full.
+        """
+        if len(self._open) >= self._limit:
             raise Busy(
                 "The server is busy.",
                 f"{self._limit} requests are waiting or running already.",
                 "Try again in a second, or raise queue under [serving] in studio.toml.",
             )
-        deadline_ns = time.perf_counter_ns() + timeout_us * 1000 if timeout_us else 0
-        ticket = Ticket(model, inputs, outputs, self._loop.create_future(), deadline_ns)
-        self._pending += 1
-        self._queue.put(ticket)
+        ticket = Ticket(model, inputs, outputs, done, priority=priority)
+        if timeout_us:
+            ticket.deadline_ns = ticket.queued_ns + timeout_us * 1000
+            self._loop.call_later(timeout_us / 1e6, self._expire, ticket)
+        elif self._default_ns:
+            ticket.deadline_ns = ticket.queued_ns + self._default_ns
+        self._open.add(ticket)
+        lane = model.lane
+        if lane is None:
+            lane = model.lane = Lane(model)
+        if lane.inline and ticket.rows <= model.rules.most:
+            if not lane.turn:
+                self._loop.call_soon(self._flush, lane)
+            add(lane.turn, ticket)
+            return ticket
+        with lane.lock:
+            add(lane.pending, ticket)
+        self._queue.put(lane)
+        if self._sweeping is None and self._default_ns:
+            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody waits for it any more: a run that has not started will not, one that has is stopped if it can be."""
+        ticket.cancelled = True
+        self._open.discard(ticket)
+        if ticket.run is not None:
+            ticket.run.abandon()
 
     def close(self) -> None:
         """Let the threads end after what is queued."""
         for _ in self._threads:
             self._queue.put(None)
 
-    def _work(self) -> None:
-        while True:
-            ticket = self._queue.get()
-            if ticket is None:
+    def _flush(self, lane: Lane) -> None:
+        """Run everything that this turn of the loop brought, in as few runs as its kinds allow."""
+        while lane.turn:
+            if not lane.inline:  # it has become slow: the threads take the rest
+                with lane.lock:
+                    lane.pending.extend(lane.turn)
+                for _ in range(len(lane.turn)):
+                    self._queue.put(lane)
+                lane.turn.clear()
                 return
-            result: list[Array] | StudioError | None = None
-            if not ticket.cancelled:
-                try:
-                    result = ticket.run()
-                except StudioError as error:
-                    result = error
-                except Exception as error:  # a worker must outlive whatever a model does
-                    result = ModelFailed(f"'{ticket.model.target.name}' failed.", f"{type(error).__name__}.")
+            tickets = take(lane.turn, lane.model.rules.most)
+            run_together(tickets)
+            self._learn(lane, tickets)
+            self._deliver(tickets)
+
+    def _learn(self, lane: Lane, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            if ticket.leader and ticket.ended_ns:
+                lane.learn(ticket.ended_ns - ticket.started_ns)
+
+    def _work(self) -> None:
+        options: Any = None
+        while True:
+            lane = self._queue.get()
+            if lane is None:
+                return
+            with lane.lock:
+                # One entry of the queue for each ticket: what others took leaves entries behind for nothing.
+                tickets = take(lane.pending, lane.model.rules.most) if self._may_run(lane) else []
+                lane.running += bool(tickets)
+            if not tickets:
+                del lane
+                continue
+            options = lane.model.run_options()
+            run = Run(tickets, options)
+            for ticket in tickets:
+                ticket.run = run
+            run_together(tickets, options)
+            with lane.lock:
+                lane.running -= 1
+                if lane.pending and self._parallel < len(self._threads):
+                    self._queue.put(lane)
             try:
-                self._loop.call_soon_threadsafe(self._deliver, ticket, result)
+                self._loop.call_soon_threadsafe(self._landed, lane, tickets)
             except RuntimeError:  # the loop is closed: the process is on its way out
                 return
             # Without this the thread would keep the last model alive until its next ticket.
-            del ticket, result
+            del lane, tickets, run, ticket, options
 
-    def _deliver(self, ticket: Ticket, result: list[Array] | StudioError | None) -> None:
-        self._pending -= 1
-        if ticket.future.done():
+    def _may_run(self, lane: Lane) -> bool:
+        return bool(lane.pending) and lane.running < self._parallel
+
+    def _landed(self, lane: Lane, tickets: list[Ticket]) -> None:
+        self._learn(lane, tickets)
+        self._deliver(tickets)
+
+    def _deliver(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            ticket.run = None
+            if ticket.cancelled or ticket.finished:
+                continue
+            ticket.finished = True
+            self._open.discard(ticket)
+            ticket.done(ticket)
+
+    def _expire(self, ticket: Ticket) -> None:
+        if ticket.finished or ticket.cancelled:
             return
-        if isinstance(result, StudioError):
-            ticket.future.set_exception(result)
-        elif result is not None:
-            ticket.future.set_result(result)
-        else:
-            ticket.future.cancel()
+        ticket.expire()
+        ticket.finished = True
+        self._open.discard(ticket)
+        if ticket.run is not None:
+            ticket.run.abandon()
+        ticket.done(ticket)
+
+    def _sweep(self) -> None:
+        """Time-outs that no client asked for need no timer each: a look a second will do."""
+        self._sweeping = None
+        now = time.perf_counter_ns()
+        for ticket in [ticket for ticket in self._open if ticket.expired(now)]:
+            self._expire(ticket)
+        if self._open:
+            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -17,6 +17,7 @@ from studio.serving.problems import Busy, MethodNotAllowed, TooLarge, TooSlow, U
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Body = bytes | bytearray
 
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
@@ -47,7 +48,7 @@ class Request:
     method: str
     segments: tuple[str, ...]
     headers: dict[bytes, bytes]
-    body: bytes
+    body: Body
     connection: Connection
     started_ns: int
 
@@ -146,7 +147,7 @@ def too_large(size: int, limit: int) -> TooLarge:
     )
 
 
-async def unpacked(body: bytes, headers: dict[bytes, bytes], limit: int) -> bytes:
+async def unpacked(body: Body, headers: dict[bytes, bytes], limit: int) -> Body:
     """The body with its `Content-Encoding` undone, at most `limit` bytes of it.
 
     Raises UnsupportedEncoding, InvalidInput for a damaged stream, TooLarge for one that swells over the limit.
@@ -163,13 +164,13 @@ async def unpacked(body: bytes, headers: dict[bytes, bytes], limit: int) -> byte
     return await asyncio.to_thread(inflate, body, encoding, limit)
 
 
-def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
+def inflate(body: Body, encoding: bytes, limit: int) -> bytes:
     """gzip (RFC 1952, all members) or deflate (RFC 1950, or bare RFC 1951 as some clients send it)."""
     window = 31 if encoding == b"gzip" else 15
     if window == 15 and not _is_zlib(body):
         window = -15
     out = bytearray()
-    rest = body
+    rest: Body = body
     try:
         while rest:
             stream = zlib.decompressobj(window)
@@ -186,7 +187,7 @@ def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
     return bytes(out)
 
 
-def _is_zlib(body: bytes) -> bool:
+def _is_zlib(body: Body) -> bool:
     return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
 
 

@@ -1,19 +1,24 @@
-"""What every protocol shares: the parts of the server, and how one request is run and counted."""
+"""What every protocol shares: the parts of the server, and how one request is run, answered and counted."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from studio.core.errors import StudioError
 from studio.core.routing import Target
 from studio.core.settings import ServingSettings
-from studio.serving.executor import Executor, Ticket
-from studio.serving.http import Connection, Disconnected
+from studio.serving.batching import Ticket
+from studio.serving.executor import Executor
+from studio.serving.http import Connection, Disconnected, Response, error_response
 from studio.serving.router import Router
 from studio.serving.sessions import Array, LoadedModel
-from studio.serving.statistics import Phases, Statistics
+from studio.serving.statistics import Statistics
+
+CLIENT_CLOSED = 499
+"""The status that the live tail shows for requests whose client went away."""
 
 
 @dataclass(slots=True)
@@ -31,44 +36,92 @@ class Service:
     ready: bool = False
 
 
-async def run(
-    service: Service,
-    connection: Connection,
-    model: LoadedModel,
-    inputs: Mapping[str, Array],
-    outputs: Sequence[str],
-    timeout_us: int = 0,
-) -> tuple[list[Array], Ticket]:
-    """The outputs in that order, and the ticket with its times.
+class Exchange:
+    """One inference request, from its parsed inputs to its answer. A protocol subclasses it and formats.
 
-    Raises Busy, Expired, InvalidInput, ModelFailed; Disconnected when the client went away before the run began.
+    `respond` is called once, on the event loop, unless the client goes away first: then `gone` is, if there is one.
+    `parsing_ns` is for the protocol to set.
     """
-    ticket = service.executor.submit(model, inputs, outputs, timeout_us)
-    connection.on_lost.append(ticket.cancel)
-    try:
-        return await ticket.future, ticket
-    except asyncio.CancelledError:
-        if ticket.cancelled:
-            raise Disconnected from None
-        ticket.cancel()
-        raise
-    finally:
-        connection.on_lost.remove(ticket.cancel)
+
+    __slots__ = ("connection", "gone", "parsing_ns", "respond", "service", "started_ns", "target", "ticket")
+    protocol = ""
+
+    def __init__(
+        self,
+        service: Service,
+        target: Target,
+        connection: Connection,
+        started_ns: int,
+        respond: Callable[[Response], None],
+        gone: Callable[[], None] | None = None,
+    ) -> None:
+        self.service = service
+        self.target = target
+        self.connection = connection
+        self.started_ns = started_ns
+        self.respond = respond
+        self.gone = gone
+        self.parsing_ns = 0
+        self.ticket: Ticket | None = None
+
+    def format(self, arrays: list[Array]) -> Response:
+        """The answer. Raises StudioError for what can not be put as asked."""
+        raise NotImplementedError
+
+    def error(self, error: StudioError) -> Response:
+        """An error in the protocol's own form."""
+        return error_response(error)
+
+    def submit(
+        self,
+        model: LoadedModel,
+        inputs: Mapping[str, Array],
+        outputs: tuple[str, ...] | None,
+        timeout_us: int = 0,
+        priority: int = 0,
+    ) -> None:
+        """Run it. `outputs` None = all of them. Raises Busy."""
+        self.ticket = self.service.executor.submit(model, inputs, outputs, self._done, timeout_us, priority)
+        self.connection.on_lost.append(self._lost)
+
+    def fail(self, error: StudioError) -> None:
+        """Answer with an error, and count it."""
+        count_failure(self.service, self.target, self.protocol, error.http_status, self.started_ns, str(error))
+        self.respond(self.error(error))
+
+    def _done(self, ticket: Ticket) -> None:
+        self.connection.on_lost.remove(self._lost)
+        try:
+            response = self.format(ticket.answer())
+        except StudioError as error:
+            self.fail(error)
+            return
+        service = self.service
+        service.statistics.success(self.target.name, self.protocol, ticket, self.started_ns, self.parsing_ns)
+        service.touch()
+        self.respond(response)
+
+    def _lost(self) -> None:
+        assert self.ticket is not None
+        self.service.executor.cancel(self.ticket)
+        count_failure(self.service, self.target, self.protocol, CLIENT_CLOSED, self.started_ns, "The client went away.")
+        if self.gone is not None:
+            self.gone()
 
 
-def count_success(
-    service: Service, target: Target, protocol: str, rows: int, started_ns: int, parsing_ns: int, ticket: Ticket
-) -> None:
-    """Count a request that is answered now. It arrived at `started_ns`, and parsing it took `parsing_ns`."""
-    now = time.perf_counter_ns()
-    phases = Phases(
-        compute_input=parsing_ns,
-        queue=ticket.started_ns - ticket.queued_ns,
-        compute_infer=ticket.ended_ns - ticket.started_ns,
-        compute_output=now - ticket.ended_ns,
-    )
-    service.statistics.success(target.name, protocol, rows, now - started_ns, phases)
-    service.touch()
+async def answered(begin: Callable[[Callable[[Response], None], Callable[[], None]], None]) -> Response:
+    """The answer of an exchange that `begin(respond, gone)` starts. Raises Disconnected when the client has gone."""
+    future: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
+
+    def settle(response: Response | None = None) -> None:
+        if not future.done():
+            future.set_result(response)
+
+    begin(settle, settle)
+    response = await future
+    if response is None:
+        raise Disconnected
+    return response
 
 
 def count_failure(
@@ -78,11 +131,3 @@ def count_failure(
     elapsed = time.perf_counter_ns() - started_ns
     service.statistics.failure(target.name if target else "", protocol, status, elapsed, error)
     service.touch()
-
-
-def batch_rows(target: Target, inputs: Mapping[str, Array]) -> int:
-    """Rows of the batch: the first dimension of the first input where the target was seen to take batches, else 1."""
-    if not target.signature.batchable or not target.signature.inputs:
-        return 1
-    shape = inputs[target.signature.inputs[0].name].shape
-    return shape[0] if shape else 1

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -21,11 +21,20 @@ import numpy.typing as npt
 from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, TensorSpec
+from studio.serving.batching import Rules, best_batch
 from studio.serving.problems import ModelFailed
+
+if TYPE_CHECKING:
+    from studio.serving.executor import Lane
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 Array = npt.NDArray[Any]
+
+MAX_ROWS = 64
+"""Rows of requests that are run together at most."""
+MEASURE_SECONDS = 0.2
+"""Time that finding the best number of them may take while a model loads."""
 
 _ONNX_BFLOAT16 = 16
 """onnx.TensorProto.BFLOAT16."""
@@ -45,10 +54,23 @@ class LoadedModel:
     """A target with its session. One session serves any number of threads (`run` releases the GIL).
 
     `warm_error` tells what the run on zeros failed with, '' if it went well: many models refuse zeros, or sizes of 1,
-    and still serve, so it is recorded and not fatal. `last_used` is `time.monotonic()`.
+    and still serve, so it is recorded and not fatal. `last_used` is `time.monotonic()`. `rules` say which requests may
+    run together, `typical_ns` is what a run of one row took when it was loaded, `lane` belongs to the executor.
     """
 
-    __slots__ = ("__weakref__", "_bf16", "_names", "_session", "last_used", "load_seconds", "target", "warm_error")
+    __slots__ = (
+        "__weakref__",
+        "_bf16",
+        "_names",
+        "_session",
+        "lane",
+        "last_used",
+        "load_seconds",
+        "rules",
+        "target",
+        "typical_ns",
+        "warm_error",
+    )
 
     def __init__(self, target: Target, session: Any, load_seconds: float) -> None:
         self.target = target
@@ -59,9 +81,21 @@ class LoadedModel:
         self._names = [spec.name for spec in target.signature.outputs]
         specs = (*target.signature.inputs, *target.signature.outputs)
         self._bf16 = any(spec.datatype == "BF16" for spec in specs)
+        self.rules = Rules(target.signature)
+        self.typical_ns = 0
+        self.lane: Lane | None = None
 
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
-        """The named outputs in that order, or all in the order of the signature.
+    @staticmethod
+    def run_options() -> Any:
+        """Options of one run, through which another thread can stop it between two nodes (`terminate`)."""
+        from onnxruntime import RunOptions
+
+        return RunOptions()
+
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, options: Any = None
+    ) -> list[Array]:
+        """The named outputs in that order, or all in the order of the signature. `options`: see `run_options`.
 
         Blocks for as long as the model runs. Raises InvalidInput where the runtime blames the inputs, ModelFailed
         for every other failure.
@@ -69,15 +103,15 @@ class LoadedModel:
         names = self._names if outputs is None else list(outputs)
         try:
             if self._bf16:
-                return self._run_bf16(inputs, names)
-            results: list[Array] = self._session.run(names, inputs)
+                return self._run_bf16(inputs, names, options)
+            results: list[Array] = self._session.run(names, inputs, options)
             return results
         except StudioError:
             raise
         except Exception as error:
             raise _run_error(self.target, error) from error
 
-    def _run_bf16(self, inputs: Mapping[str, Array], names: list[str]) -> list[Array]:
+    def _run_bf16(self, inputs: Mapping[str, Array], names: list[str], options: Any) -> list[Array]:
         """numpy has no bfloat16 that the runtime knows, so those tensors travel as OrtValues of raw 16-bit words."""
         from onnxruntime import OrtValue
 
@@ -88,7 +122,7 @@ class LoadedModel:
                 feeds[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(words, _ONNX_BFLOAT16)
             else:
                 feeds[name] = OrtValue.ortvalue_from_numpy(array)
-        return [_array_of(value) for value in self._session.run_with_ort_values(names, feeds)]
+        return [_array_of(value) for value in self._session.run_with_ort_values(names, feeds, options)]
 
 
 def _array_of(value: Any) -> Array:
@@ -122,9 +156,26 @@ def load(target: Target, threads: int) -> LoadedModel:
     model = LoadedModel(target, session, time.perf_counter() - started)
     try:
         model.run(zeros(target.signature.inputs))
+        _measure(model)
     except StudioError as error:
         model.warm_error = str(error)
     return model
+
+
+def _measure(model: LoadedModel) -> None:
+    """How long a run takes, and how many rows are worth running together. Raises StudioError."""
+
+    def run(rows: int) -> float:
+        inputs = zeros(model.target.signature.inputs, rows)
+        started = time.perf_counter()
+        model.run(inputs)
+        return time.perf_counter() - started
+
+    model.typical_ns = int(1e9 * min(run(1) for _ in range(2)))
+    rules = Rules(model.target.signature, MAX_ROWS)
+    if rules.place(zeros(model.target.signature.inputs), None)[1] is not None:
+        rules.most = best_batch(run, MEASURE_SECONDS)
+        model.rules = rules
 
 
 def _check_names(target: Target, session: Any) -> None:
@@ -138,11 +189,13 @@ def _check_names(target: Target, session: Any) -> None:
             raise Unavailable(f"'{target.name}' could not be loaded.", f"Its graph has no {side} '{missing[0]}'.")
 
 
-def zeros(specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """One array of zeros (or empty strings) for every input; free dimensions are 1."""
+def zeros(specs: Sequence[TensorSpec], rows: int = 1) -> dict[str, Array]:
+    """One array of zeros (or empty strings) for every input; free dimensions are 1, a free leading one is `rows`."""
     arrays = {}
     for spec in specs:
         shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in spec.shape]
+        if spec.shape and isinstance(spec.shape[0], str):
+            shape[0] = rows
         empty: Any = "" if spec.datatype == "BYTES" else 0
         arrays[spec.name] = np.full(shape, empty, dtype=dtype_of(spec.datatype))
     return arrays

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.core.metrics import RequestLine, Sample, Tick
+from studio.serving.batching import Ticket
 
 MAX_LINES = 20
 """Request lines kept a second. The last `ERROR_LINES` of them are for failures, so that load does not hide those."""
@@ -59,16 +60,6 @@ class Totals:
     batches: dict[int, BatchDurations] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
-    """Nanoseconds of one answered request: parsing, waiting for a worker, the run, and writing the answer."""
-
-    compute_input: int
-    queue: int
-    compute_infer: int
-    compute_output: int
-
-
 class Statistics:
     """Totals by target (full reference), and the samples and lines of the second that is running."""
 
@@ -82,29 +73,36 @@ class Statistics:
         """Whether there is anything to report."""
         return bool(self._samples or self._lines)
 
-    def success(self, target: str, protocol: str, rows: int, total_ns: int, phases: Phases) -> None:
-        """Count an answered request. `rows` is its batch size, `total_ns` its whole time in the server."""
+    def success(self, target: str, protocol: str, ticket: Ticket, started_ns: int, parsing_ns: int) -> None:
+        """Count a request that is answered now. It arrived at `started_ns`, and parsing it took `parsing_ns`."""
+        now = time.perf_counter_ns()
+        total_ns = now - started_ns
+        rows = ticket.rows
+        queue_ns = ticket.started_ns - ticket.queued_ns
+        run_ns = ticket.ended_ns - ticket.started_ns
+        output_ns = now - ticket.ended_ns
         totals = self._totals(target)
         totals.rows += rows
-        totals.executions += 1
         totals.success.add(total_ns)
-        totals.queue.add(phases.queue)
-        totals.compute_input.add(phases.compute_input)
-        totals.compute_infer.add(phases.compute_infer)
-        totals.compute_output.add(phases.compute_output)
-        batch = totals.batches.get(rows)
-        if batch is None:
-            batch = totals.batches[rows] = BatchDurations()
-        batch.compute_input.add(phases.compute_input)
-        batch.compute_infer.add(phases.compute_infer)
-        batch.compute_output.add(phases.compute_output)
+        totals.queue.add(queue_ns)
+        totals.compute_input.add(parsing_ns)
+        totals.compute_infer.add(run_ns)
+        totals.compute_output.add(output_ns)
         sample = self._sample(target)
         sample.requests += 1
         sample.rows += rows
-        sample.executions += 1
-        sample.queue_us += phases.queue / 1000
-        sample.run_us += phases.compute_infer / 1000
+        sample.queue_us += queue_ns / 1000
         sample.histogram.add(total_ns / 1000)
+        if ticket.leader:
+            totals.executions += 1
+            sample.executions += 1
+            sample.run_us += run_ns / 1000
+            batch = totals.batches.get(ticket.batch_rows)
+            if batch is None:
+                batch = totals.batches[ticket.batch_rows] = BatchDurations()
+            batch.compute_input.add(parsing_ns)
+            batch.compute_infer.add(run_ns)
+            batch.compute_output.add(output_ns)
         if len(self._lines) < MAX_LINES - ERROR_LINES:
             self._lines.append(
                 RequestLine(

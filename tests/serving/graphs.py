@@ -52,6 +52,7 @@ def target(
     variant: str = "fp32",
     batchable: bool = False,
     labels: tuple[str, ...] = (),
+    varies: bool = False,
 ) -> Target:
     return Target(
         model=model,
@@ -61,6 +62,7 @@ def target(
         sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "0" * 64,
         signature=Signature(tuple(inputs), tuple(outputs), batchable),
         class_labels=labels,
+        varies=varies,
     )
 
 
@@ -141,7 +143,7 @@ def slow(folder: Path, **names: object) -> Target:
         helper.make_node("Loop", ["trips", "yes", "w"], ["y"], body=body),
     ]
     path = save(folder / "slow.onnx", nodes, [n], [y], weights)
-    return target(path, [n], [y], **names)  # type: ignore[arg-type]
+    return target(path, [n], [y], varies=True, **names)  # type: ignore[arg-type]
 
 
 def broken(folder: Path, **names: object) -> Target:

@@ -6,23 +6,25 @@ towards saying more: health answers carry JSON, versions may be `3`, `3-int8` or
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import studio
 from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.routing import Target
-from studio.serving.http import Disconnected, Request, Response, json_response, unpacked
+from studio.serving.http import Body, Request, Response, json_response, unpacked
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
-from studio.serving.service import Service, batch_rows, count_failure, count_success, run
+from studio.serving.service import Exchange, Service, answered, count_failure
+from studio.serving.sessions import Array, LoadedModel
 
 PREFIX = "v2"
 NAME = "v2"
 EXTENSIONS = ("classification", "model_configuration", "binary_tensor_data", "parameters", "statistics")
-CLIENT_CLOSED = 499
-"""The status that the live tail shows for requests whose client went away."""
+_INFER = re.compile(rb"/v2/models/([A-Za-z0-9._:-]+)(?:/versions/([A-Za-z0-9._-]+))?/infer")
 
 
 async def handle(service: Service, request: Request) -> Response:
@@ -129,24 +131,51 @@ async def _repository(service: Service, request: Request, rest: list[str]) -> Re
     raise UnknownPath
 
 
+class Infer(Exchange):
+    """One infer request."""
+
+    __slots__ = ("call",)
+    protocol = NAME
+
+    def begin(self, model: LoadedModel, body: Body, headers: dict[bytes, bytes]) -> None:
+        """Parse and run. Never raises: what is wrong is answered."""
+        parsing = time.perf_counter_ns()
+        try:
+            self.call = call = oip_infer.parse(body, headers, self.target)
+            self.parsing_ns = time.perf_counter_ns() - parsing
+            self.submit(model, call.inputs, call.outputs, call.timeout_us, call.priority)
+        except StudioError as error:
+            self.fail(error)
+
+    def format(self, arrays: list[Array]) -> Response:
+        return oip_infer.answer(self.call, self.target, documents.version_name(self.target), arrays)
+
+
 async def _infer(service: Service, request: Request, model_segment: str, version: str) -> Response:
     target: Target | None = None
     try:
         target = service.router.resolve(model_segment, version)
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
-        parsing = time.perf_counter_ns()
-        call = oip_infer.parse(body, request.headers, target)
-        parsing = time.perf_counter_ns() - parsing
-        names = [wanted.spec.name for wanted in call.wanted]
-        arrays, ticket = await run(service, request.connection, model, call.inputs, names, call.timeout_us)
-        response = oip_infer.answer(call, target, documents.version_name(target), arrays)
-        rows = batch_rows(target, call.inputs)
-        count_success(service, target, NAME, rows, request.started_ns, parsing, ticket)
-        return response
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, request.started_ns, str(error))
         raise
-    except Disconnected:
-        count_failure(service, target, NAME, CLIENT_CLOSED, request.started_ns, "The client went away.")
-        raise
+
+    def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
+        exchange = Infer(service, target, request.connection, request.started_ns, respond, gone)
+        exchange.begin(model, body, request.headers)
+
+    return await answered(begin)
+
+
+def direct(service: Service, path: bytes) -> tuple[Target, LoadedModel] | None:
+    """What answers an infer request to this path at once: a plain reference whose model is loaded. None otherwise."""
+    found = _INFER.fullmatch(path)
+    if found is None:
+        return None
+    try:
+        target = service.router.resolve(found[1].decode(), found[2].decode() if found[2] else "")
+    except StudioError:
+        return None
+    model = service.router.model(target)
+    return (target, model) if model is not None else None

@@ -16,7 +16,7 @@ import orjson
 from studio.core.errors import InvalidInput
 from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, TensorSpec
-from studio.serving.http import OCTETS, Response
+from studio.serving.http import OCTETS, Body, Response
 from studio.serving.problems import ModelFailed, Unsupported
 from studio.serving.protocols import oip_tensors as tensors
 from studio.serving.sessions import Array
@@ -41,15 +41,22 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A parsed infer request. `timeout_us` 0 = none."""
+    """A parsed infer request. `timeout_us` 0 = none; a `priority` of 1 is the highest, 0 = none."""
 
     id: str
     inputs: dict[str, Array]
     wanted: tuple[Wanted, ...]
     timeout_us: int = 0
+    priority: int = 0
+    all: bool = True
+
+    @property
+    def outputs(self) -> tuple[str, ...] | None:
+        """Names of the outputs to compute; None = all of the signature, in its order."""
+        return None if self.all else tuple(wanted.spec.name for wanted in self.wanted)
 
 
-def parse(body: bytes, headers: dict[bytes, bytes], target: Target) -> Call:
+def parse(body: Body, headers: dict[bytes, bytes], target: Target) -> Call:
     """The call that a request body stands for, checked against the signature. Raises InvalidInput, Unsupported."""
     text = headers.get(HEADER_LENGTH)
     if text is None:
@@ -73,7 +80,7 @@ def _header_length(text: bytes, size: int) -> int:
     return length
 
 
-def load_json(body: bytes | memoryview) -> Any:
+def load_json(body: Body | memoryview) -> Any:
     """Parsed JSON, at most 100 levels deep. Raises InvalidInput."""
     try:
         value = orjson.loads(body)
@@ -90,7 +97,7 @@ def _too_deep() -> InvalidInput:
     return InvalidInput(f"JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})")
 
 
-def _maybe_deep(body: bytes | memoryview) -> bool:
+def _maybe_deep(body: Body | memoryview) -> bool:
     """Whether the brackets alone, those in strings included, climb over the limit."""
     # Folds '[' onto '{' and ']' onto '}': they differ in one bit.
     folded = np.frombuffer(body, np.uint8) | 0x20
@@ -133,7 +140,9 @@ def _parse_document(document: Any, binary: memoryview, target: Target) -> Call:
         id=request_id,
         inputs=_inputs(document, binary, target),
         wanted=_wanted(document, default_binary, target),
-        timeout_us=_count(parameters, "timeout", "the request", 0),
+        timeout_us=_count(parameters, "timeout", "the request", 0) if parameters else 0,
+        priority=_count(parameters, "priority", "the request", 0) if parameters else 0,
+        all=not document.get("outputs"),
     )
 
 

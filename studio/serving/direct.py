@@ -1,0 +1,149 @@
+"""The short way of an inference request: answered in the protocol's own callbacks, without a task or ASGI messages.
+
+Only plain requests take it: POST to a path that a protocol answers directly, for a model that is loaded, with a
+`Content-Length` within the limit and no encoding to undo. Everything else, and everything that is wrong, goes through
+the ASGI application, which gives the same answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from studio.core.errors import StudioError
+from studio.core.routing import Target
+from studio.serving.http import COMPRESS_FROM, Body, Connection, Response, accepted_encoding, header_map
+from studio.serving.sessions import LoadedModel
+
+if TYPE_CHECKING:
+    from studio.serving.service import Service
+
+_NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade")
+
+
+class Begun(Protocol):
+    """An exchange that takes its body."""
+
+    def begin(self, model: LoadedModel, body: Body, headers: dict[bytes, bytes]) -> None: ...
+
+
+class Direct:
+    """Finds what answers a request directly. `find` belongs to the protocols, `door` raises for who may not enter."""
+
+    def __init__(
+        self,
+        service: Service,
+        find: Callable[[Service, bytes], tuple[Target, LoadedModel] | None],
+        make: Callable[[Service, Target, Connection, int, Callable[[Response], None]], Begun],
+        door: Callable[[str, dict[bytes, bytes], str, str], None],
+    ) -> None:
+        self._service, self._find, self._make, self._door = service, find, make, door
+
+    def call(self, path: bytes, pairs: list[tuple[bytes, bytes]], peer: Connection) -> DirectCall | None:
+        """The request, once its head is complete; None where it has to go the long way."""
+        found = self._find(self._service, path)
+        if found is None:
+            return None
+        try:
+            headers = header_map(pairs)
+            self._door("POST", headers, "1.1", self._service.settings.host)
+        except StudioError:
+            return None
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or len(length) > 12 or any(name in headers for name in _NOT_HERE):
+            return None
+        size = int(length)
+        if size > self._service.settings.max_body_bytes:
+            return None
+        return DirectCall(self, found[0], found[1], headers, size, peer)
+
+    def begin(self, call: DirectCall, body: Body, respond: Callable[[Response], None]) -> None:
+        exchange = self._make(self._service, call.target, call.peer, call.started_ns, respond)
+        exchange.begin(call.model, body, call.headers)
+
+
+class _NoEvent:
+    """uvicorn wakes the task of a request through its event; here is no task."""
+
+    def set(self) -> None:
+        pass
+
+
+class DirectCall:
+    """One such request. It stands where uvicorn keeps the cycle of a request, with what uvicorn looks at there."""
+
+    message_event = _NoEvent()
+
+    __slots__ = (
+        "_at",
+        "_body",
+        "_direct",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "model",
+        "more_body",
+        "peer",
+        "response_complete",
+        "size",
+        "started_ns",
+        "target",
+    )
+
+    def __init__(
+        self,
+        direct: Direct,
+        target: Target,
+        model: LoadedModel,
+        headers: dict[bytes, bytes],
+        size: int,
+        peer: Connection,
+    ) -> None:
+        self._direct = direct
+        self.target, self.model, self.headers, self.size, self.peer = target, model, headers, size, peer
+        self._body: Body = b""
+        self._at = 0
+        self.started_ns = time.perf_counter_ns()
+        self.keep_alive = True
+        self.more_body = True
+        self.disconnected = False
+        self.response_complete = False
+
+    def feed(self, data: bytes) -> None:
+        """Take a part of the body. One that comes whole is kept as it came; parts are put in place, never joined."""
+        if self._at == 0 and len(data) == self.size:
+            self._body = data
+        else:
+            if self._at == 0:
+                self._body = bytearray(self.size)
+            self._body[self._at : self._at + len(data)] = data  # type: ignore[index]
+        self._at += len(data)
+
+    def begin(self, respond: Callable[[Response], None]) -> None:
+        """The body is complete: run it."""
+        self.more_body = False
+        self._direct.begin(self, self._body, respond)
+
+    def wants_packing(self, response: Response) -> bool:
+        """Whether the answer is to be compressed, which is done elsewhere."""
+        return (
+            len(response.body) >= COMPRESS_FROM
+            and b"accept-encoding" in self.headers
+            and accepted_encoding(self.headers) is not None
+        )
+
+
+_HEADS: dict[tuple[int, bytes, bool], bytes] = {}
+
+
+def head(response: Response, status_line: bytes, keep_alive: bool) -> bytes:
+    """Status line and headers of an answer, up to the length of its body."""
+    key = (response.status, response.content_type, keep_alive)
+    start = _HEADS.get(key)
+    if start is None:
+        close = b"" if keep_alive else b"connection: close\r\n"
+        start = b"%scontent-type: %s\r\n%scontent-length: " % (status_line, response.content_type, close)
+        _HEADS[key] = start
+    more = b"".join(b"%s: %s\r\n" % pair for pair in response.headers)
+    return b"%s%d\r\n%s\r\n" % (start, len(response.body), more)
