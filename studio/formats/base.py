@@ -6,7 +6,7 @@ attributes and methods of `Format`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +19,7 @@ from studio.formats.settings_file import ModelSettings
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
+Bounds = tuple[float, float] | tuple[Array, Array]
 
 SETTINGS_SUFFIX = ".toml"
 SAMPLES_SUFFIX = ".npz"
@@ -134,11 +135,10 @@ class Kit(Protocol):
     def signature(self, graph: Path) -> Signature:
         """What an ONNX file declares. Raises Refused when ONNX Runtime can not load it."""
 
-    def runs(
-        self, signature: Signature, ranges: dict[str, tuple[float, float]] | None = None
-    ) -> Iterator[tuple[Feed, ...]]:
+    def runs(self, signature: Signature, ranges: Mapping[str, Bounds] | None = None) -> Iterator[tuple[Feed, ...]]:
         """Runs to compare on, batch sizes 1, 2 and 5 where the batch is free. Try one set after the other until one
-        runs: the user's samples are the only set, made-up inputs come in several. `ranges`: bounds of values.
+        runs: the user's samples are the only set, made-up inputs come in several. `ranges`: bounds of values, for
+        a float input also arrays with one entry a column.
         """
 
     def run(self, graph: Path, runs: tuple[Feed, ...], optimised: bool = True) -> list[Feed]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from studio.formats.base import Array, Feed
 from studio.formats.settings_file import ModelSettings
 from studio.verify.inputs import (
     LABELS,
+    Bounds,
     LoadedSamples,
     draw_inputs,
     load_samples,
@@ -34,7 +35,7 @@ _SEED = 20
 _DRAWN_ROWS = 64
 _DRAWN_BYTES = 16 * 1024 * 1024
 
-Ranges = dict[str, tuple[float, float]]
+Ranges = Mapping[str, Bounds]
 
 
 @dataclass(frozen=True)

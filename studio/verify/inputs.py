@@ -17,6 +17,7 @@ from studio.core.tensors import DATATYPES, Signature, TensorSpec
 from studio.verify.session import Array, Feed
 
 LABELS = "labels"
+Bounds = tuple[float, float] | tuple[Array, Array]
 _FREE_SIZE = 8  # a free size that is not the batch: a short sentence
 _FREE_SIDE = 32  # a free height or width of an image
 
@@ -81,14 +82,13 @@ def split_runs(signature: Signature, inputs: Feed, batch: int = 1) -> list[Feed]
     return [take_rows(layout, inputs, start, min(size, count - start)) for start in range(0, last, size)]
 
 
-def draw_inputs(
-    signature: Signature, rows: int, seed: int, ranges: Mapping[str, tuple[float, float]] | None = None
-) -> Feed:
+def draw_inputs(signature: Signature, rows: int, seed: int, ranges: Mapping[str, Bounds] | None = None) -> Feed:
     """Made-up inputs that fit the signature: good for parity and speed, never for accuracy.
 
     Floats are standard normal, integers 0 to 9 (uint8: 0 to 255), masks 1, segment ids 0, strings single letters;
-    `ranges` gives bounds by input name (inclusive for integers) and draws evenly between them. Every free leading size
-    is `rows`; a size of the same name elsewhere too; other free sizes are 8, or 32 for the sides of images.
+    `ranges` gives bounds by input name (inclusive for integers) and draws evenly between them; arrays of bounds
+    have one entry for each column of a float input. Every free leading size is `rows`; a size of the same name elsewhere
+    too; other free sizes are 8, or 32 for the sides of images.
     """
     generator = np.random.default_rng(seed)
     layout = row_layout(signature)
@@ -112,16 +112,16 @@ def _free_size(spec: TensorSpec, place: int) -> int:
     return _FREE_SIDE if len(spec.shape) == 4 and place >= 1 else _FREE_SIZE
 
 
-def _draw(
-    generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], bounds: tuple[float, float] | None
-) -> Array:
+def _draw(generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], bounds: Bounds | None) -> Array:
     kind = numpy_dtype(spec.datatype)
     if spec.datatype == "BYTES":
         return np.asarray(generator.choice(list("abcd"), size=shape), dtype=object)
     if spec.datatype == "BOOL":
         return np.asarray(generator.random(shape) < 0.5)
     if spec.datatype.startswith(("FP", "BF")):
-        low_high = generator.uniform(*bounds, size=shape) if bounds else generator.standard_normal(shape)
+        low_high = (
+            generator.uniform(*map(np.asarray, bounds), size=shape) if bounds else generator.standard_normal(shape)
+        )
         return np.asarray(low_high).astype(kind)
     name = spec.name.lower()
     if bounds is None and "mask" in name:
@@ -129,7 +129,7 @@ def _draw(
     if bounds is None and ("token_type" in name or "segment" in name):
         return np.zeros(shape, kind)
     low, high = bounds or (0, 255 if spec.datatype == "UINT8" else 9)
-    return np.asarray(generator.integers(int(low), int(high), size=shape, endpoint=True)).astype(kind)
+    return np.asarray(generator.integers(int(np.min(low)), int(np.max(high)), size=shape, endpoint=True)).astype(kind)
 
 
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
