@@ -87,8 +87,8 @@ def draw_inputs(signature: Signature, rows: int, seed: int, ranges: Mapping[str,
 
     Floats are standard normal, integers 0 to 9 (uint8: 0 to 255), masks 1, segment ids 0, strings single letters;
     `ranges` gives bounds by input name (inclusive for integers) and draws evenly between them; arrays of bounds
-    have one entry for each column of a float input. Every free leading size is `rows`; a size of the same name elsewhere
-    too; other free sizes are 8, or 32 for the sides of images.
+    have one entry for each column of a float input. Every free leading size is `rows`; a size of the same name
+    elsewhere too; other free sizes are 8, or 32 for the sides of images.
     """
     generator = np.random.default_rng(seed)
     layout = row_layout(signature)
@@ -119,10 +119,9 @@ def _draw(generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ..
     if spec.datatype == "BOOL":
         return np.asarray(generator.random(shape) < 0.5)
     if spec.datatype.startswith(("FP", "BF")):
-        low_high = (
-            generator.uniform(*map(np.asarray, bounds), size=shape) if bounds else generator.standard_normal(shape)
-        )
-        return np.asarray(low_high).astype(kind)
+        if bounds is None:
+            return np.asarray(generator.standard_normal(shape)).astype(kind)
+        return np.asarray(generator.uniform(np.asarray(bounds[0]), np.asarray(bounds[1]), shape)).astype(kind)
     name = spec.name.lower()
     if bounds is None and "mask" in name:
         return np.ones(shape, kind)
