@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,20 @@ from studio.core.comparison import Comparison, Plan
 from studio.core.errors import StepFailed, Unavailable
 from studio.core.events import Event
 from studio.core.jobs import Job
-from studio.core.journal import AliasMove, Entry
+from studio.core.journal import AliasMove, Entry, TrustedCode
 from studio.core.metrics import Point
 from studio.core.names import PRODUCTION
-from studio.core.views import CallExample, LogLine, ModelDetail, Status, VersionDetail, VersionPage, VersionRow
+from studio.core.tensors import TensorSpec
+from studio.core.views import (
+    CallExample,
+    LogLine,
+    ModelDetail,
+    Status,
+    TrustAnswer,
+    VersionDetail,
+    VersionPage,
+    VersionRow,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +54,11 @@ class Resolution:
 @dataclass(frozen=True)
 class _Files:
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    file: str
 
 
 @dataclass(frozen=True)
@@ -192,11 +207,40 @@ class Client:
         id: str,
         on_update: Callable[[Job], None] | None = None,
         *,
-        until: Callable[[Job], bool] = lambda job: job.finished,
+        until: Callable[[Job], bool] = lambda job: job.resting,
         timeout: float | None = None,
     ) -> Job:
-        """Wait until a job has finished, or until `until` says so. Raises Unavailable after `timeout` seconds."""
+        """Wait until a job has finished or waits for the user, or until `until` says so.
+
+        Raises Unavailable after `timeout` seconds.
+        """
         return wait_for(lambda: self.job(id), until, on_update, timeout)
+
+    # What waiting jobs ask
+
+    def trust(self, *sha256: str) -> TrustAnswer:
+        """Say yes to running the code in files of these hashes, for this content and for good; their jobs go on.
+
+        Only what a waiting job asks about can be trusted: `job.problem.code_files` has each file's name and SHA-256,
+        and what it would import or call. Saying no is `cancel_job`. Raises NotFound for a hash that no job asks about.
+        """
+        return self._act("/api/trust", TrustAnswer, sha256=list(sha256))
+
+    def distrust(self, sha256: str) -> TrustedCode:
+        """Take a yes back: the next file of that content asks again. Versions that were made stay. Raises NotFound."""
+        return self._act("/api/distrust", TrustedCode, sha256=sha256)
+
+    def trusted(self) -> tuple[TrustedCode, ...]:
+        """The code that may run, oldest yes first."""
+        return self._transport.get("/api/trust", tuple[TrustedCode, ...])
+
+    def describe_inputs(self, id: str, inputs: Sequence[TensorSpec]) -> str:
+        """Tell a job that needs settings what its model's inputs are; gives the settings file that now says so.
+
+        The file lies in the inbox, beside the model; a new job takes the place of this one. Raises Conflict when the
+        job asks nothing of the kind, or the file says something else; InvalidInput for what is no shape or datatype.
+        """
+        return self._transport.post(f"/api/jobs/{_part(id)}/inputs", {"inputs": list(inputs)}, _File).file
 
     # Aliases
 
@@ -314,12 +358,12 @@ def wait_for(
 
 
 def raise_failure(outcome: Job | Comparison) -> None:
-    """Raise what a failed job or comparison failed with; nothing if it did not fail."""
+    """Raise what a failed job or comparison failed with, or what a waiting job asks; nothing if all is well."""
     from studio.core.errors import Cancelled, from_problem
 
     if outcome.state == "cancelled":
         raise Cancelled("It was cancelled.")
-    if outcome.state == "failed":
+    if outcome.state in ("failed", "waiting"):
         if outcome.problem is None:
             raise StepFailed("It failed without saying why.", fix="See: studio logs")
         raise from_problem(outcome.problem)

@@ -23,6 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from studio.core.tensors import TensorSpec
+
 
 @dataclass(frozen=True, kw_only=True)
 class CodeFile:
@@ -37,8 +39,8 @@ class CodeFile:
 class Problem:
     """An error as a value: what the API returns, a failed job keeps, and every face shows.
 
-    `code_files`: what NeedsTrust asks about. `missing_inputs`: inputs whose shapes NeedsSettings asks for.
-    `environment`: the one that NeedsEnvironment names.
+    `code_files`: what NeedsTrust asks about. `missing_inputs`: inputs whose shapes NeedsSettings asks for; `hints`:
+    what is known of them, to begin the answer with. `environment`: the one that NeedsEnvironment names.
     """
 
     code: str
@@ -47,6 +49,7 @@ class Problem:
     fix: str = ""
     code_files: tuple[CodeFile, ...] = ()
     missing_inputs: tuple[str, ...] = ()
+    hints: tuple[TensorSpec, ...] = ()
     environment: str = ""
 
     def sentence(self) -> str:
@@ -62,6 +65,7 @@ class StudioError(Exception):
     http_status: ClassVar[int] = 500
     code_files: tuple[CodeFile, ...] = ()
     missing_inputs: tuple[str, ...] = ()
+    hints: tuple[TensorSpec, ...] = ()
     environment: str = ""
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
@@ -82,6 +86,7 @@ class StudioError(Exception):
             fix=self.fix,
             code_files=self.code_files,
             missing_inputs=self.missing_inputs,
+            hints=self.hints,
             environment=self.environment,
         )
 
@@ -151,9 +156,17 @@ class NeedsTrust(Waiting):
 class NeedsSettings(Waiting):
     code = "needs_settings"
 
-    def __init__(self, what: str, missing_inputs: tuple[str, ...], why: str = "", fix: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        missing_inputs: tuple[str, ...],
+        why: str = "",
+        fix: str = "",
+        hints: tuple[TensorSpec, ...] = (),
+    ) -> None:
         super().__init__(what, why, fix)
         self.missing_inputs = missing_inputs
+        self.hints = hints
 
 
 class Unavailable(StudioError):
@@ -193,5 +206,6 @@ def from_problem(problem: Problem) -> StudioError:
     StudioError.__init__(error, problem.what, problem.why, problem.fix)
     error.code_files = problem.code_files
     error.missing_inputs = problem.missing_inputs
+    error.hints = problem.hints
     error.environment = problem.environment
     return error

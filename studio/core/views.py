@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studio.core.errors import Problem
-from studio.core.journal import AliasMove, Entry
+from studio.core.jobs import Job
+from studio.core.journal import AliasMove, Entry, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.metrics import Point
 
@@ -28,7 +29,7 @@ class ServerStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """The engine at a glance. Sizes in bytes, `started` in Unix seconds."""
+    """The engine at a glance. Sizes in bytes, `started` in Unix seconds. `jobs_waiting`: for a word of the user."""
 
     workspace: str
     inbox: str
@@ -42,6 +43,7 @@ class Status:
     versions: int
     jobs_active: int
     jobs_failed: int
+    jobs_waiting: int = 0
     notices: tuple[str, ...] = ()
 
 
@@ -141,6 +143,14 @@ class CallExample:
     curl: str
     python: str
     javascript: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustAnswer:
+    """What a yes led to: the `code` that may run now, and the `jobs` that go on because of it."""
+
+    code: tuple[TrustedCode, ...]
+    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from studio.core.metrics import RequestLine, Tick
 from studio.core.names import Reference, check_alias, check_model_name
 from studio.core.views import CallExample, ServerStatus, Status, VersionRow
 from studio.engine import wishes
+from studio.engine.answers import Answers
 from studio.engine.arrivals import Arrivals
 from studio.engine.bus import Bus
 from studio.engine.call import call_example
@@ -56,6 +57,7 @@ class Engine:
         self.intake = Intake(workspace, self.keep)
         self.lab = Lab(workspace, self.keep)
         self.jobs.use(self._take_in, self.lab.run)
+        self.answers = Answers(workspace, self.keep, self.jobs)
         self.arrivals = Arrivals(workspace, self.jobs, self.keep, self.intake, self.logs)
         self.comparisons = Comparisons(
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
@@ -78,6 +80,7 @@ class Engine:
         await self.supervisor.start()
         self.logs.add("engine", "info", f"Engine {__version__} is up for {self.workspace.root}.")
         self.jobs.recover()
+        await self.answers.go_on()
         wanted = self.workspace.settings.serving.port
         if wanted not in (0, self.supervisor.port):
             notice = f"Port {wanted} is taken; the endpoint is on {self.supervisor.port}."
@@ -110,7 +113,7 @@ class Engine:
 
     async def _take_in(self, jobs: Jobs, key: str) -> None:
         """The intake lane: an endpoint, under the alias that its settings ask for."""
-        await self.intake.run(jobs, key)
+        await self.answers.attended(jobs, key, self.intake.run)
         await wishes.move_alias(self.keep, jobs, key)
 
     # -- what the server tells
@@ -161,6 +164,7 @@ class Engine:
             versions=versions,
             jobs_active=self.jobs.active(),
             jobs_failed=self.jobs.failed(),
+            jobs_waiting=len(self.jobs.waiting()),
             notices=(*self.keep.notices, *self.arrivals.notices),
         )
 

@@ -9,17 +9,21 @@ from fastapi import APIRouter, Request, Response
 from studio.core.comparison import Comparison, Plan
 from studio.core.errors import InvalidInput
 from studio.core.jobs import Job
-from studio.core.journal import AliasMove
-from studio.core.views import ApiError, VersionRow
+from studio.core.journal import AliasMove, TrustedCode
+from studio.core.tensors import TensorSpec
+from studio.core.views import ApiError, TrustAnswer, VersionRow
 from studio.engine.api.bodies import (
     ActorBody,
     AddBody,
     AliasBody,
+    DistrustBody,
+    InputsBody,
     LoadBody,
     PlanBody,
     PurgeBody,
     ReferenceBody,
     RollbackBody,
+    TrustBody,
 )
 from studio.engine.api.queries import answer, engine_of
 
@@ -43,6 +47,25 @@ async def cancel_job(request: Request, job: str) -> Response:
 @router.post("/jobs/{job}/retry", response_model=Job)
 async def retry_job(request: Request, job: str) -> Response:
     return answer(await engine_of(request).jobs.retry(job))
+
+
+@router.post("/jobs/{job}/inputs")
+async def describe_inputs(request: Request, job: str, body: InputsBody) -> Response:
+    """Say what the inputs of a job that needs settings are: {"file"} now says so, and a new job takes its place."""
+    inputs = [TensorSpec(one.name, one.datatype, tuple(one.shape)) for one in body.inputs]
+    return answer({"file": str(await engine_of(request).answers.describe(job, inputs))})
+
+
+@router.post("/trust", response_model=TrustAnswer)
+async def trust(request: Request, body: TrustBody) -> Response:
+    """Say yes to running code that waiting jobs show, for this content and for good; those jobs go on."""
+    return answer(await engine_of(request).answers.trust(body.sha256, body.actor))
+
+
+@router.post("/distrust", response_model=TrustedCode)
+async def distrust(request: Request, body: DistrustBody) -> Response:
+    """Take a yes back: the next file of that content asks again."""
+    return answer(await engine_of(request).answers.distrust(body.sha256, body.actor))
 
 
 @router.post("/aliases", response_model=AliasMove)

@@ -40,6 +40,34 @@ class ActorBody:
 
 
 @dataclass
+class TrustBody:
+    """Yes to running the code in files of these SHA-256, as waiting jobs show them."""
+
+    sha256: list[str]
+    actor: str = "sdk"
+
+
+@dataclass
+class DistrustBody:
+    sha256: str
+    actor: str = "sdk"
+
+
+@dataclass
+class InputBody:
+    """One input: whole numbers and names of free sizes, batch first; a datatype of the Open Inference Protocol."""
+
+    name: str
+    datatype: str
+    shape: list[int | str]
+
+
+@dataclass
+class InputsBody:
+    inputs: list[InputBody]
+
+
+@dataclass
 class ReferenceBody:
     reference: str
     actor: str = "sdk"

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from studio.core import codec
 from studio.core.comparison import Comparison
 from studio.core.jobs import Job
-from studio.core.journal import Entry
+from studio.core.journal import Entry, TrustedCode
 from studio.core.views import ApiError, CallExample, LogLine, ModelDetail, Series, Status, VersionDetail, VersionPage
 
 if TYPE_CHECKING:
@@ -85,6 +85,12 @@ async def job_log(request: Request, job: str) -> Response:
     """What the workers of a job wrote: {"text"}."""
     runner = engine_of(request).jobs
     return answer({"text": await asyncio.to_thread(runner.log_text, job)})
+
+
+@router.get("/trust", response_model=list[TrustedCode])
+async def trusted(request: Request) -> Response:
+    """Code that the user said yes to, oldest first."""
+    return answer(engine_of(request).keep.trusted())
 
 
 @router.get("/comparisons", response_model=list[Comparison])
