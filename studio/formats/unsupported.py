@@ -100,11 +100,6 @@ _MAGIC = (
         lambda b: b[:4] == b"CBM1",
         Known("a CatBoost model", "In Python: model.save_model('model.onnx', format='onnx')."),
     ),
-    (lambda b: b[:1] == b"{" and b"learner" in b[:20] and b[1:2] == b"L", Known("an XGBoost .ubj model", _TREES)),
-    (
-        lambda b: bool(re.match(rb'\{\s*"(learner|version)"', b)) and b"learner" in b,
-        Known("an XGBoost .json model", _TREES),
-    ),
     (lambda b: b[:5] == b"tree\n" or b[:6] == b"tree\r\n", Known("a LightGBM model", _TREES)),
     (_safetensors, Known("a safetensors file: weights without a graph", _EXPORT_FIX)),
     (
