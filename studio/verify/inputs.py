@@ -17,7 +17,7 @@ from studio.core.tensors import DATATYPES, Signature, TensorSpec
 from studio.verify.session import Array, Feed
 
 LABELS = "labels"
-Bounds = tuple[float, float] | tuple[Array, Array]
+Bounds = tuple[float, float] | tuple[Array, Array] | tuple[str, ...]
 _FREE_SIZE = 8  # a free size that is not the batch: a short sentence
 _FREE_SIDE = 32  # a free height or width of an image
 
@@ -87,8 +87,8 @@ def draw_inputs(signature: Signature, rows: int, seed: int, ranges: Mapping[str,
 
     Floats are standard normal, integers 0 to 9 (uint8: 0 to 255), masks 1, segment ids 0, strings single letters;
     `ranges` gives bounds by input name (inclusive for integers) and draws evenly between them; arrays of bounds
-    have one entry for each column of a float input. Every free leading size is `rows`; a size of the same name
-    elsewhere too; other free sizes are 8, or 32 for the sides of images.
+    have one entry for each column of a float input; for strings, they are the words to draw. Every free leading size
+    is `rows`; a size of the same name elsewhere too; other free sizes are 8, or 32 for the sides of images.
     """
     generator = np.random.default_rng(seed)
     layout = row_layout(signature)
@@ -115,7 +115,8 @@ def _free_size(spec: TensorSpec, place: int) -> int:
 def _draw(generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], bounds: Bounds | None) -> Array:
     kind = numpy_dtype(spec.datatype)
     if spec.datatype == "BYTES":
-        return np.asarray(generator.choice(list("abcd"), size=shape), dtype=object)
+        words = [str(word) for word in bounds or "abcd"]
+        return np.asarray(generator.choice(np.asarray(words, dtype=object), size=shape), dtype=object)
     if spec.datatype == "BOOL":
         return np.asarray(generator.random(shape) < 0.5)
     if spec.datatype.startswith(("FP", "BF")):
