@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from studio.core.names import REFERENCE_VARIANT, Reference, variant_key
-from studio.core.tensors import Signature
+from studio.core.tensors import Signature, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One servable variant. `path` is a read-only ONNX file. `varies`: its run time depends on the values it is given."""
+    """One servable variant. `path` is a read-only ONNX file. `varies`: its run time depends on the values given."""
 
     model: str
     version: int
@@ -21,14 +23,23 @@ class Target:
     class_labels: tuple[str, ...] = ()
     varies: bool = False
 
-    @property
+    @cached_property
     def key(self) -> str:
         return variant_key(self.version, self.variant)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The full reference, `digits:3-int8`."""
         return f"{self.model}:{self.key}"
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What protocols work out once for a target. Not part of the value."""
+        return {}
+
+    @cached_property
+    def input_specs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.signature.inputs}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """`port` 0 takes any free port. `threads` are ONNX Runtime's intra-op threads a run; 0 workers = one a core."""
+    """`port` 0 takes any free port. `threads` are ONNX Runtime's intra-op threads a run; 0 workers = one a core.
+
+    `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`: runs
+    of one model at a time, 0 = as many as there are workers.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -15,6 +19,8 @@ class ServingSettings:
     threads: int = 1
     max_body_bytes: int = 64 * 1024 * 1024
     queue: int = 1024
+    timeout_seconds: float = 60.0
+    model_runs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ class Ticket:
         "finished",
         "inputs",
         "key",
+        "late",
         "leader",
         "model",
         "outputs",
@@ -70,6 +71,7 @@ class Ticket:
         self.cancelled = False
         self.finished = False
         self.result: list[Array] | StudioError | None = None
+        self.late: StudioError | None = None
         self.run: Run | None = None
         self.leader = True
         self.queued_ns = time.perf_counter_ns()
@@ -80,6 +82,8 @@ class Ticket:
 
     def answer(self) -> list[Array]:
         """The outputs. Raises the StudioError that the run ended with."""
+        if self.late is not None:
+            raise self.late
         if isinstance(self.result, StudioError):
             raise self.result
         assert self.result is not None
@@ -92,7 +96,7 @@ class Ticket:
         """Answer with a time-out."""
         waited = (time.perf_counter_ns() - self.queued_ns) / 1e6
         where = "running" if self.started_ns else "waiting for its turn"
-        self.result = Expired("Request timeout expired.", f"It was {where} after {waited:.0f} ms.")
+        self.late = Expired("Request timeout expired.", f"It was {where} after {waited:.0f} ms.")
 
 
 class Run:

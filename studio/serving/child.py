@@ -22,6 +22,8 @@ import sys
 # Before anything imports onnxruntime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+import numpy as np
+
 from studio.core.errors import StudioError
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
@@ -84,7 +86,9 @@ def build(settings: ServingSettings, channel: Channel) -> tuple[Service, Reporte
     router = Router(functools.partial(sessions.load, threads=settings.threads))
     reporter = Reporter(loop, channel, statistics, lambda: router.loaded)
     router.on_change = reporter.touch
-    executor = Executor(loop, settings.workers, settings.queue)
+    executor = Executor(
+        loop, settings.workers, settings.queue, seconds=settings.timeout_seconds, parallel=settings.model_runs
+    )
     return Service(settings, router, executor, statistics, reporter.touch), reporter
 
 
@@ -127,6 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--control-fd", type=int, required=True)
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Values out of range are looked for where they matter, and answered; a warning in the log helps nobody.
+    np.seterr(all="ignore")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     _raise_file_limit()
     listening = socket.socket(fileno=given.listen_fd)

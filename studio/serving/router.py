@@ -45,6 +45,8 @@ class Router:
 
     def __init__(self, load: Load) -> None:
         self.table = RoutingTable()
+        self.paths: dict[bytes, Target] = {}
+        """Request paths that were resolved with this table; a protocol's own shortcut."""
         self._load = load
         self.on_change: Callable[[], None] = lambda: None
         self._models: dict[Identity, LoadedModel] = {}
@@ -138,6 +140,7 @@ class Router:
                 if isinstance(result, BaseException):
                     failed[identity(target)] = str(result)
             self.table = _keeping(self.table, table, failed.keys(), self._models.keys())
+            self.paths.clear()
             self._release()
         self.on_change()
         return {name: reason for (name, _, _), reason in failed.items()}

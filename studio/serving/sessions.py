@@ -90,7 +90,9 @@ class LoadedModel:
         """Options of one run, through which another thread can stop it between two nodes (`terminate`)."""
         from onnxruntime import RunOptions
 
-        return RunOptions()
+        options = RunOptions()
+        options.log_severity_level = 4
+        return options
 
     def run(
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, options: Any = None
@@ -141,7 +143,8 @@ def load(target: Target, threads: int) -> LoadedModel:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # Fatal ones alone: every failed run is answered in words, and its client should not be able to fill the log.
+    options.log_severity_level = 4
     # Spinning threads burn a core between requests, and on shared machines they make latency worse.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")

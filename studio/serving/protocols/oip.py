@@ -24,6 +24,8 @@ from studio.serving.sessions import Array, LoadedModel
 PREFIX = "v2"
 NAME = "v2"
 EXTENSIONS = ("classification", "model_configuration", "binary_tensor_data", "parameters", "statistics")
+MAX_PATHS = 4096
+"""Spellings of paths that are remembered."""
 _INFER = re.compile(rb"/v2/models/([A-Za-z0-9._:-]+)(?:/versions/([A-Za-z0-9._-]+))?/infer")
 
 
@@ -170,12 +172,18 @@ async def _infer(service: Service, request: Request, model_segment: str, version
 
 def direct(service: Service, path: bytes) -> tuple[Target, LoadedModel] | None:
     """What answers an infer request to this path at once: a plain reference whose model is loaded. None otherwise."""
-    found = _INFER.fullmatch(path)
-    if found is None:
-        return None
-    try:
-        target = service.router.resolve(found[1].decode(), found[2].decode() if found[2] else "")
-    except StudioError:
-        return None
-    model = service.router.model(target)
+    router = service.router
+    target = router.paths.get(path)
+    if target is None:
+        found = _INFER.fullmatch(path)
+        if found is None:
+            return None
+        try:
+            target = router.resolve(found[1].decode(), found[2].decode() if found[2] else "")
+        except StudioError:
+            return None
+        if len(router.paths) > MAX_PATHS:
+            router.paths.clear()
+        router.paths[path] = target
+    model = router.model(target)
     return (target, model) if model is not None else None

@@ -99,6 +99,8 @@ def _too_deep() -> InvalidInput:
 
 def _maybe_deep(body: Body | memoryview) -> bool:
     """Whether the brackets alone, those in strings included, climb over the limit."""
+    if isinstance(body, bytes | bytearray) and body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
     # Folds '[' onto '{' and ']' onto '}': they differ in one bit.
     folded = np.frombuffer(body, np.uint8) | 0x20
     opening = folded == 0x7B
@@ -187,7 +189,7 @@ def _no_shared_memory(parameters: Json, what: str) -> None:
 
 
 def _inputs(document: Json, binary: memoryview, target: Target) -> dict[str, Array]:
-    specs = {spec.name: spec for spec in target.signature.inputs}
+    specs = target.input_specs
     arrays: dict[str, Array] = {}
     at = 0
     for entry in _entries(document, "inputs"):
@@ -198,9 +200,11 @@ def _inputs(document: Json, binary: memoryview, target: Target) -> dict[str, Arr
         if spec is None:
             raise InvalidInput(f"unexpected inference input '{name[:100]}' for model '{target.model}'")
         shape = _check_input(entry, spec, target)
-        parameters = _parameters(entry, f"input '{name}'")
-        _no_shared_memory(parameters, f"input '{name}'")
-        if "binary_data_size" in parameters:
+        parameters = entry.get("parameters")
+        if parameters:
+            parameters = _parameters(entry, f"input '{name}'")
+            _no_shared_memory(parameters, f"input '{name}'")
+        if parameters and "binary_data_size" in parameters:
             if "data" in entry:
                 raise InvalidInput(f"input '{name}' has both 'data' and 'binary_data_size'.")
             size = _count(parameters, "binary_data_size", f"input '{name}'", 0)
@@ -262,7 +266,7 @@ def _check_complete(specs: dict[str, TensorSpec], arrays: dict[str, Array], targ
 def _wanted(document: Json, default_binary: bool, target: Target) -> tuple[Wanted, ...]:
     outputs = target.signature.outputs
     if not document.get("outputs"):
-        return tuple(Wanted(spec, default_binary) for spec in outputs)
+        return _all_wanted(target, default_binary)
     specs = {spec.name: spec for spec in outputs}
     wanted: dict[str, Wanted] = {}
     for entry in _entries(document, "outputs"):
@@ -302,7 +306,7 @@ def _raw_call(raw: memoryview, target: Target) -> Call:
             array[0] = str(raw, "utf-8")
         except UnicodeDecodeError:
             raise InvalidInput(f"raw input '{spec.name}' is not valid UTF-8.") from None
-        return Call("", {spec.name: array.reshape([1] * len(dims))}, _all_binary(target))
+        return Call("", {spec.name: array.reshape([1] * len(dims))}, _all_wanted(target, True))
     if dims.count(-1) > 1:
         raise InvalidInput(
             f"The shape of the raw input '{spec.name}' can not be deduced because there are more than one"
@@ -317,11 +321,15 @@ def _raw_call(raw: memoryview, target: Target) -> Call:
             )
         dims[dims.index(-1)] = len(raw) // one
     array = tensors.from_binary(raw, spec.datatype, tuple(dims), spec.name, target.model)
-    return Call("", {spec.name: array}, _all_binary(target))
+    return Call("", {spec.name: array}, _all_wanted(target, True))
 
 
-def _all_binary(target: Target) -> tuple[Wanted, ...]:
-    return tuple(Wanted(spec, True) for spec in target.signature.outputs)
+def _all_wanted(target: Target, binary: bool) -> tuple[Wanted, ...]:
+    key = "oip binary" if binary else "oip json"
+    wanted: tuple[Wanted, ...] | None = target.kept.get(key)
+    if wanted is None:
+        wanted = target.kept[key] = tuple(Wanted(spec, binary) for spec in target.signature.outputs)
+    return wanted
 
 
 def answer(call: Call, target: Target, version: str, arrays: list[Array]) -> Response:

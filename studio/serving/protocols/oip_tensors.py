@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import ml_dtypes
@@ -25,6 +25,7 @@ MAX_RANK = 64
 """numpy's own limit."""
 
 _FLOATS = frozenset(("FP16", "FP32", "FP64"))
+_DOUBLE = np.dtype(np.float64)
 _LENGTH = struct.Struct("<I")
 
 
@@ -98,6 +99,11 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
     except (ValueError, OverflowError):
         raise _ragged(name) from None
     dtype = dtype_of(datatype)
+    if found.dtype is _DOUBLE and datatype == "FP32" and not _has_bool(data):
+        array = found.astype(dtype)
+        # A sum is cheaper to look at than every value, and finite only if all of them are.
+        if isfinite(np.add.reduce(array, axis=None)):
+            return array
     if not found.size:
         return found.astype(dtype)
     if found.dtype.kind == "f" and dtype.kind in "iu":
@@ -115,8 +121,7 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
     if found.dtype == dtype:
         return found
     if datatype in _FLOATS:
-        with np.errstate(over="ignore"):
-            array = found.astype(dtype)
+        array = found.astype(dtype)
         fits = bool(np.isfinite(array).all())
     else:
         limits = np.iinfo(dtype)
