@@ -49,6 +49,7 @@ _DAMAGED = (
     ValueError,
     OverflowError,
 )
+_NAMED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|mar)$", re.IGNORECASE)
 # What packing programs put in beside the user's files.
 _NOISE = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
@@ -111,7 +112,8 @@ def archive_kind(path: Path) -> Kind | None:
                 with opened(path) as stream:
                     return kind if _is_tar(stream.read(_BLOCK)) else None
             except (*_DAMAGED, OSError):
-                return None
+                # Cut before the first block: only its name can still say what it is.
+                return kind if _NAMED_TAR.search(path.name) else None
     return None
 
 
