@@ -193,7 +193,7 @@ class Cancelled(StudioError):
 
 
 def _tree(root: type[StudioError]) -> dict[str, type[StudioError]]:
-    found = {root.code: root}
+    found = {root.code: root} if "code" in vars(root) else {}  # Waiting has none of its own: it is no kind of problem
     for child in root.__subclasses__():
         found |= _tree(child)
     return found
