@@ -36,15 +36,19 @@ class ArrivalFiles:
     samples: Path | None = None
 
     @classmethod
-    def of(cls, paths: tuple[Path, ...], stem: str = "") -> ArrivalFiles:
-        """Sort the files of an arrival by their role. Symbolic links inside folders are left out.
+    def of(
+        cls, paths: tuple[Path, ...], stem: str = "", settings: Path | None = None, samples: Path | None = None
+    ) -> ArrivalFiles:
+        """Sort the files of an arrival by their role. Symbolic links and hidden parts of folders are left out.
 
-        Raises InvalidInput when there is no model among them, or more than one settings or samples file.
+        `settings`, `samples`: those that count, whatever else of their kind is among the files. Raises InvalidInput
+        when there is no model among them, or more than one settings or samples file.
         """
+        given = settings, samples
         files = [file for path in paths for file in _listed(path)]
-        settings = [file for file in files if file.suffix.lower() == SETTINGS_SUFFIX]
-        samples = [file for file in files if file.suffix.lower() == SAMPLES_SUFFIX]
-        content = tuple(file for file in files if file not in settings and file not in samples)
+        found = [file for file in files if file.suffix.lower() == SETTINGS_SUFFIX]
+        samples_found = [file for file in files if file.suffix.lower() == SAMPLES_SUFFIX]
+        content = tuple(file for file in files if file.suffix.lower() not in (SETTINGS_SUFFIX, SAMPLES_SUFFIX))
         if not content:
             names = ", ".join(path.name for path in paths) or "nothing"
             raise InvalidInput(
@@ -52,16 +56,16 @@ class ArrivalFiles:
                 "A .toml describes a model and an .npz holds its sample inputs; neither is one.",
                 "Drop the model file with the same stem beside them.",
             )
-        for word, found in (("settings file (.toml)", settings), ("samples file (.npz)", samples)):
-            if len(found) > 1:
-                names = ", ".join(file.name for file in found)
-                raise InvalidInput(f"There is more than one {word}: {names}.", fix="Leave one and drop it again.")
-        return cls(
-            stem=stem or content[0].stem,
-            content=content,
-            settings=settings[0] if settings else None,
-            samples=samples[0] if samples else None,
-        )
+        found_settings = given[0] or _only(found, "settings file (.toml)")
+        found_samples = given[1] or _only(samples_found, "samples file (.npz)")
+        return cls(stem=stem or content[0].stem, content=content, settings=found_settings, samples=found_samples)
+
+
+def _only(found: list[Path], word: str) -> Path | None:
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:5])
+        raise InvalidInput(f"There is more than one {word}: {names}.", fix="Leave one and drop it again.")
+    return found[0] if found else None
 
 
 def _listed(path: Path) -> list[Path]:
@@ -69,7 +73,8 @@ def _listed(path: Path) -> list[Path]:
         return [path]
     found: list[Path] = []
     for child in sorted(path.rglob("*")):
-        if child.is_file() and not child.is_symlink() and not child.name.startswith("."):
+        hidden = any(part.startswith(".") for part in child.relative_to(path).parts)
+        if child.is_file() and not child.is_symlink() and not hidden:
             found.append(child)
         if len(found) > _MOST_FILES:
             raise InvalidInput(f"The folder '{path.name}' holds more than {_MOST_FILES} files.", fix="Drop the model.")
