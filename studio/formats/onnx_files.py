@@ -17,6 +17,14 @@ _CHUNK = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class Brought:
+    """`weights` lie in the output folder; `sources` are the external-data files that were read."""
+
+    weights: tuple[Path, ...]
+    sources: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Written:
     """`weights` lie beside the graph; `sources` are the external-data files that were read."""
 
@@ -32,6 +40,13 @@ def write_whole(model: Any, folder: Path, graph: Path, limit: int = INLINE_LIMIT
     load from one flat folder of blobs. Changes the model in place. Raises Refused or InvalidInput for external data
     that is unsafe, missing or short, before anything is written.
     """
+    brought = bring_in(model, folder, graph.parent, limit)
+    write(model, graph)
+    return Written(graph, brought.weights, brought.sources)
+
+
+def bring_in(model: Any, folder: Path, out: Path, limit: int = INLINE_LIMIT) -> Brought:
+    """The weights part of `write_whole`: afterwards no tensor of the model names a file outside `out`."""
     outside = [(tensor, slice_of(tensor)) for tensor in external(model)]
     with Folder(folder) as files:
         for _, part in outside:
@@ -44,10 +59,13 @@ def write_whole(model: Any, folder: Path, graph: Path, limit: int = INLINE_LIMIT
                 tensor.ClearField("data_location")
             weights: tuple[Path, ...] = ()
         else:
-            weights = _beside(outside, files, graph.parent)
-        sources = files.paths
+            weights = _beside(outside, files, out)
+        return Brought(weights, files.paths)
+
+
+def write(model: Any, graph: Path) -> None:
+    """Write a model whose external data, if any, lies beside `graph` under its hash."""
     graph.write_bytes(model.SerializeToString())
-    return Written(graph, weights, sources)
 
 
 def _beside(outside: list[tuple[Any, Slice]], files: Folder, out: Path) -> tuple[Path, ...]:

@@ -1,14 +1,29 @@
-"""ONNX files, with and without external data. Their source framework is ONNX Runtime without any optimisation."""
+"""ONNX files, with and without external data. Their source framework is ONNX Runtime without any optimisation.
+
+What serves is the dropped file byte for byte wherever that runs, and can be worked on, as it is. Otherwise the graph is
+changed as little as it takes (see onnx_interface, onnx_outputs, onnx_upgrade), and every change is seen to compute the
+same as the dropped file and is told in a note.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from studio.core.errors import InvalidInput, StudioError
-from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition
+from studio.core.errors import InvalidInput, Refused, StudioError
+from studio.core.tensors import Signature
+from studio.formats.base import ArrivalFiles, Bounds, Case, Converted, Feed, Kit, Recognition
 from studio.formats.external_data import external
-from studio.formats.onnx_files import Written, parse, write_whole
+from studio.formats.onnx_files import INLINE_LIMIT, bring_in, parse, write
+from studio.formats.onnx_interface import check, several, shaped, tidied
+from studio.formats.onnx_outputs import PlainOutputs, axis_of, plain_outputs, plainly, set_axis
+from studio.formats.onnx_source import ReferenceSource, RuntimeSource, Source, agree, loads, with_weights
+from studio.formats.onnx_upgrade import Way, opset_of, stays_words, ways
+from studio.formats.onnx_vocabulary import vocabulary
+from studio.formats.onnx_words import did_not_run, explained
 from studio.formats.sniff import Broken, Field, fields
 
 # ModelProto and OperatorSetIdProto. Source: onnx.proto.
@@ -23,49 +38,155 @@ class OnnxFormat:
     title = "ONNX (.onnx)"
     extra: str | None = None
 
+    def __init__(self, inline_limit: int = INLINE_LIMIT) -> None:
+        self._limit = inline_limit
+
     def recognise(self, files: ArrivalFiles) -> Recognition | None:
         found = [seen for file in files.content if (seen := _recognise(file)) is not None]
         if len(found) > 1:
-            names = ", ".join(seen.model.name for seen in found[:5])
-            raise InvalidInput(
-                f"There are {len(found)} ONNX models in this arrival: {names}.",
-                "An arrival becomes one version of one model.",
-                "Drop each of them alone, or in a folder of its own.",
-            )
+            raise several([seen.model.name for seen in found], "ONNX models")
         return found[0] if found else None
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         path = recognition.model
         kit.report(0.1, "reading the graph and its weights")
         model = parse(path)
-        if external(model):
-            written = write_whole(model, path.parent, out_dir / "model.onnx")
-            source = path
-        else:
-            # Byte for byte the same file: its hash then says that it is.
-            written = Written(Path(shutil.copyfile(path, out_dir / "model.onnx")), (), ())
-            source = written.graph
-        del model
-        kit.report(0.5, "running the original without optimisation")
+        check(model)
+        # Before any runtime sees the file: external data may name any file.
+        outside = bool(external(model))
+        brought = bring_in(model, path.parent, out_dir, self._limit)
+        notes = [*tidied(model), *shaped(model, kit.settings, files.samples)]
+        plain = plain_outputs(model)
+        kit.report(0.4, "running the original without optimisation")
+        trouble = loads(path, kit)
+        job = _Job(path, out_dir / "model.onnx", kit, plain, vocabulary(model), trouble, files.stem)
+        before = (*notes, *plain.notes)
+        done = job.best(ways(model, trouble is None), unchanged=not (outside or before))
         return Converted(
-            graph=written.graph,
-            weights=written.weights,
-            cases=run_source(source, written.graph, kit),
-            sources=(path, *written.sources),
+            graph=job.graph,
+            weights=brought.weights,
+            cases=done.cases,
+            sources=(path, *brought.sources),
+            notes=(*before, *done.notes),
+            class_labels=plain.labels,
         )
 
 
-def run_source(source: Path, graph: Path, kit: Kit) -> tuple[Case, ...]:
-    """The first set of runs that the unoptimised source accepts. Raises the error of the last set when none does."""
-    failure: StudioError | None = None
-    for runs in kit.runs(kit.signature(graph)):
+@dataclass(frozen=True)
+class _Done:
+    cases: tuple[Case, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One model on its way. `trouble`: what ONNX Runtime says of the dropped file, None when it loads it."""
+
+    path: Path
+    graph: Path
+    kit: Kit
+    plain: PlainOutputs
+    words: dict[str, tuple[str, ...]]
+    trouble: StudioError | None
+    stem: str
+
+    def best(self, candidates: Iterator[Way], unchanged: bool) -> _Done:
+        """The first way whose graph answers as the original; whether the last one does is the pipeline's to judge."""
+        why = ""
+        for way, last in _with_last(candidates):
+            try:
+                signature = self._written(way, unchanged and not way.notes)
+                source, notes = self._source(way)
+            except StudioError:
+                if last:
+                    raise
+                why = "what the version converter made of it does not run"
+                continue
+            runs, answers = self._run(source, signature)
+            axes = self._axes(way.model, signature, runs, answers)
+            cases = tuple(
+                Case(inputs=feed, outputs=plainly(answer, self.plain, axes))
+                for feed, answer in zip(runs, answers, strict=False)  # a slow source answers the first ones only
+            )
+            notes = (*way.notes, *notes)
+            if last or self._agree(cases):
+                return _Done(cases, (*notes, stays_words(opset_of(way.model), why)) if why else notes)
+            why = "what the version converter made of it does not answer as the original"
+        raise Refused("There is no way to run this model.")
+
+    def _written(self, way: Way, as_dropped: bool) -> Signature:
+        if as_dropped:
+            # Byte for byte the same file: its hash then says that it is.
+            shutil.copyfile(self.path, self.graph)
+        else:
+            write(way.model, self.graph)
         try:
-            outputs = kit.run(source, runs, optimised=False)
+            return self.kit.signature(self.graph)
         except StudioError as error:
-            failure = error
-            continue
-        return tuple(Case(inputs=feed, outputs=out) for feed, out in zip(runs, outputs, strict=True))
-    raise failure or InvalidInput("There are no inputs to run the model on.")
+            raise explained(error, way.model) from error.__cause__
+
+    def _source(self, way: Way) -> tuple[Source, tuple[str, ...]]:
+        if self.trouble is None:
+            return RuntimeSource(self.path, self.kit), ()
+        try:
+            source = ReferenceSource(with_weights(parse(self.path), self.path.parent))
+        except Refused as error:
+            if way.same and not self.plain.notes:
+                words = "Nothing here runs the dropped file itself: its graph was compared with itself, unoptimised."
+                return RuntimeSource(self.graph, self.kit), (words,)
+            raise Refused(
+                "The model had to be changed to run, and nothing here runs it unchanged to compare with.",
+                f"{self.trouble.what} {self.trouble.why} {error.why}",
+                "Export it again with an opset between 13 and 21.",
+            ) from error
+        return source, (f"It was compared with {source.what}, since ONNX Runtime does not load the dropped file.",)
+
+    def _run(self, source: Source, signature: Signature) -> tuple[tuple[Feed, ...], list[Feed]]:
+        """The first set of inputs that the source runs on, and its answers."""
+        first: StudioError | None = None
+        sets = 0
+        bounds: dict[str, Bounds] = dict(self.words)
+        for runs in self.kit.runs(signature, bounds):
+            sets += 1
+            try:
+                return runs, source.run(runs)
+            except StudioError as error:
+                first = first or error
+        if first is None:
+            raise Refused("There are no inputs to run the model on.")
+        raise did_not_run(first, sets, self.stem, [spec.name for spec in signature.inputs]) from first.__cause__
+
+    def _axes(self, model: Any, signature: Signature, runs: tuple[Feed, ...], answers: list[Feed]) -> dict[str, int]:
+        if not self.plain.sequences:
+            return {}
+        rows = [_rows(signature, feed) for feed in runs[: len(answers)]]
+        axes = {name: axis_of(name, answers, rows) for name in self.plain.sequences}
+        for name, axis in axes.items():
+            set_axis(model, name, axis)
+        write(model, self.graph)
+        return axes
+
+    def _agree(self, cases: tuple[Case, ...]) -> bool:
+        try:
+            own = self.kit.run(self.graph, tuple(case.inputs for case in cases), optimised=False)
+        except StudioError:
+            return False
+        return all(agree(case.outputs, answer) for case, answer in zip(cases, own, strict=True))
+
+
+def _with_last(candidates: Iterator[Way]) -> Iterator[tuple[Way, bool]]:
+    """Each way, and whether it is the last one."""
+    here = next(candidates, None)
+    while here is not None:
+        ahead = next(candidates, None)
+        yield here, ahead is None
+        here = ahead
+
+
+def _rows(signature: Signature, feed: Feed) -> int:
+    """Rows of a run: the leading size of the inputs that have a free one; 1 where none has."""
+    free = [spec.name for spec in signature.inputs if spec.shape and isinstance(spec.shape[0], str)]
+    return len(feed[free[0]]) if free else 1
 
 
 def _recognise(path: Path) -> Recognition | None:
