@@ -23,6 +23,8 @@ Predict = Callable[[Array], Feed]
 _ROWS = 192
 _SEED = 7
 _TIE = 1e-5
+_LARGEST = np.finfo(np.float32).max
+_MOST = 1e30  # a threshold may be the largest number there is
 _NAMES = 40
 
 
@@ -105,8 +107,9 @@ def bounds(ensemble: Ensemble) -> tuple[Array, Array]:
     """For each feature the lowest and highest value worth trying: a little beyond all thresholds on it."""
     low, high = np.zeros(ensemble.features), np.ones(ensemble.features)
     for feature, values in thresholds(ensemble).items():
-        margin = 0.25 * float(np.ptp(values)) or max(1.0, 0.1 * abs(float(values[0])))
-        low[feature], high[feature] = float(values.min()) - margin, float(values.max()) + margin
+        lowest, highest = float(values.min()), float(values.max())
+        margin = 0.25 * (highest - lowest) or max(1.0, 0.1 * abs(lowest))
+        low[feature], high[feature] = max(lowest - margin, -_MOST), min(highest + margin, _MOST)
     for feature in ensemble.whole:  # codes of categories, and one that nothing has seen
         low[feature], high[feature] = 0, max(1.0, float(thresholds(ensemble)[feature].max()) + 1)
     return low, high
@@ -144,7 +147,7 @@ def near_thresholds(ensemble: Ensemble, rows: int) -> Array:
             chosen = np.where(side == 1, np.nextafter(chosen, np.float32(np.inf)), chosen)
             chosen = np.where(side == 2, np.nextafter(chosen, np.float32(-np.inf)), chosen)
         use = generator.random(rows) < 0.7
-        drawn[use, feature] = chosen[use]
+        drawn[use, feature] = np.clip(chosen[use], -_LARGEST, _LARGEST)
     special = generator.random(drawn.shape)
     drawn[special < 0.08] = np.nan
     drawn[special > 0.95] = 0.0

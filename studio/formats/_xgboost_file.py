@@ -20,6 +20,7 @@ from studio.formats._trees import Ensemble, Head, Tree, reachable
 from studio.formats.base import Array
 
 _LARGEST = 2**31
+_ROOTS = (2**31 - 1, -1)
 
 # What each objective does with the raw score, and the space that its intercept (base_score) is written in.
 _LOGIT, _LOG, _PLAIN = "logit", "log", "plain"
@@ -240,6 +241,9 @@ def _tree(table: Any, features: int, outputs: int, group: int) -> Tree:
     leaf = left == -1
     order = reachable(np.where(leaf, -1, left), np.where(leaf, -1, right))
     inner = order[~leaf[order]]
+    parents = _whole(table, "parents", count)
+    if (parents[left[inner]] != inner).any() or (parents[right[inner]] != inner).any() or parents[0] not in _ROOTS:
+        raise ValueError("the parents and children in a tree contradict each other")
     if len(inner) and not (feature[inner].min() >= 0 and feature[inner].max() < features):
         raise ValueError("a tree asks for a feature that does not exist")
     if not np.isfinite(condition[order]).all():

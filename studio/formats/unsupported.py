@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +73,6 @@ def _frozen_graph(start: bytes) -> bool:
 
 
 _SKLEARN = f"{_PICKLE_WARNING} Convert it with skl2onnx (options zipmap=False) and drop the .onnx file."
-_TREES = f"{_ONNX_FIX} For example with onnxmltools."
-
 _MAGIC = (
     (_pickle, Known("a Python pickle (scikit-learn, joblib or an old PyTorch file)", _SKLEARN)),
     (
@@ -100,7 +97,6 @@ _MAGIC = (
         lambda b: b[:4] == b"CBM1",
         Known("a CatBoost model", "In Python: model.save_model('model.onnx', format='onnx')."),
     ),
-    (lambda b: b[:5] == b"tree\n" or b[:6] == b"tree\r\n", Known("a LightGBM model", _TREES)),
     (_safetensors, Known("a safetensors file: weights without a graph", _EXPORT_FIX)),
     (
         _frozen_graph,

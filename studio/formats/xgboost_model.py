@@ -91,7 +91,7 @@ def _load(library: Any, path: Path, threads: int) -> Any:
     try:
         # From memory: the library chooses its parser by the name of a file, and ours may have any name.
         booster.load_model(bytearray(path.read_bytes()))
-    except library.core.XGBoostError as error:
+    except (library.core.XGBoostError, ValueError) as error:
         raise unreadable(_LIBRARY, path, error) from error
     return booster
 
