@@ -44,10 +44,9 @@ class ArrivalFiles:
         `settings`, `samples`: those that count, whatever else of their kind is among the files. Raises InvalidInput
         when there is no model among them, or more than one settings or samples file.
         """
-        given = settings, samples
         files = [file for path in paths for file in _listed(path)]
-        found = [file for file in files if file.suffix.lower() == SETTINGS_SUFFIX]
-        samples_found = [file for file in files if file.suffix.lower() == SAMPLES_SUFFIX]
+        described = [file for file in files if file.suffix.lower() == SETTINGS_SUFFIX]
+        sampled = [file for file in files if file.suffix.lower() == SAMPLES_SUFFIX]
         content = tuple(file for file in files if file.suffix.lower() not in (SETTINGS_SUFFIX, SAMPLES_SUFFIX))
         if not content:
             names = ", ".join(path.name for path in paths) or "nothing"
@@ -56,9 +55,12 @@ class ArrivalFiles:
                 "A .toml describes a model and an .npz holds its sample inputs; neither is one.",
                 "Drop the model file with the same stem beside them.",
             )
-        found_settings = given[0] or _only(found, "settings file (.toml)")
-        found_samples = given[1] or _only(samples_found, "samples file (.npz)")
-        return cls(stem=stem or content[0].stem, content=content, settings=found_settings, samples=found_samples)
+        return cls(
+            stem=stem or content[0].stem,
+            content=content,
+            settings=settings or _only(described, "settings file (.toml)"),
+            samples=samples or _only(sampled, "samples file (.npz)"),
+        )
 
 
 def _only(found: list[Path], word: str) -> Path | None:
