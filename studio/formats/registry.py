@@ -52,17 +52,22 @@ def recognise(files: ArrivalFiles) -> tuple[Format, Recognition]:
         seen = candidate.recognise(files)
         if seen is not None:
             return candidate, seen
+    raise unknown(files)
+
+
+def unknown(files: ArrivalFiles) -> Refused:
+    """What to say of files that no format recognises: what is supported, and what these are where that is known."""
     supported = "; ".join(one.title for one in formats().values())
     names = ", ".join(file.name for file in files.content[:3])
     for file in files.content:
         known = known_but_unsupported(file)
         if known is not None:
-            raise Refused(
+            return Refused(
                 f"'{file.name}' is {known.title}, which is not supported yet.",
                 f"Supported: {supported}.",
                 known.fix,
             )
-    raise Refused(
+    return Refused(
         f"'{names}' is not a model format that Studio knows.",
         f"Supported: {supported}.",
         "Export the model to ONNX, or save it with torch.export.save, and drop that file.",

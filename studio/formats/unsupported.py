@@ -22,6 +22,9 @@ class Known:
     fix: str
 
 
+_PLAIN = Known("a zip archive without a model that Studio knows", "Unpack it and drop the model file or its folder.")
+
+
 def known_but_unsupported(path: Path) -> Known | None:
     """What a file is, from its first bytes. None when it is nothing known."""
     if path.name == "saved_model.pb":
@@ -54,9 +57,17 @@ def _archive(names: list[str]) -> Known:
         return Known("a Keras 3 model", "In Python: model.export('model.onnx', format='onnx'); then drop model.onnx.")
     if "schema.json" in names:
         return Known("a skops file", f"{_ONNX_FIX} For example with skl2onnx.")
-    if "word/document.xml" in names or "[Content_Types].xml" in names:
-        return Known("an Office document", "Drop a model file.")
-    return Known("a zip archive without a model that Studio knows", "Unpack it and drop the model file or its folder.")
+    if "[Content_Types].xml" in names or "mimetype" in names[:1]:
+        return Known("an Office document or a book", "Drop a model file.")
+    if "META-INF/MANIFEST.MF" in names or "AndroidManifest.xml" in names:
+        return Known("a program (a Java or Android archive)", "Drop a model file.")
+    return _PLAIN
+
+
+def is_plain_archive(path: Path) -> bool:
+    """Whether an archive is just a way to pack files: no document, no program, no model format of its own."""
+    names = zip_names(path)
+    return names is None or _archive(names) is _PLAIN
 
 
 def _pickle(start: bytes) -> bool:
@@ -91,6 +102,10 @@ _MAGIC = (
         Known(
             "an ONNX Runtime .ort file, which can not be changed or checked against a source", "Drop its .onnx file."
         ),
+    ),
+    (
+        lambda b: b[:6] in (b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c") or b[:4] == b"\x28\xb5\x2f\xfd",
+        Known("packed in a way that is not unpacked here (RAR, 7z or Zstandard)", "Pack it as .zip or .tar.gz."),
     ),
     (lambda b: b[:4] == b"GGUF", Known("a GGUF language model", "Serve it with llama.cpp, or export it to ONNX.")),
     (
