@@ -28,13 +28,15 @@ from studio.serving.http import (
     respond,
 )
 from studio.serving.problems import MethodNotAllowed, UnknownPath
-from studio.serving.protocols import oip
+from studio.serving.protocols import oip, tfs, v1
 from studio.serving.service import Service
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
-PROTOCOLS: dict[str, Handler] = {oip.PREFIX: oip.handle}
+PROTOCOLS: dict[str, Handler] = {oip.PREFIX: oip.handle, v1.PREFIX: v1.handle}
 """First segment of the path -> who answers. One line a protocol."""
+DIRECT = {b"/infer": oip.direct, b":predict": tfs.direct}
+"""How a path ends -> who may answer it the short way (`studio.serving.direct`)."""
 
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104
 _log = logging.getLogger("studio.serving")
@@ -69,7 +71,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
 
 
 async def _answer(service: Service, request: Request) -> Response:
-    handler = PROTOCOLS.get(request.segments[0]) if request.segments else None
+    handler = PROTOCOLS.get(request.segments[0].lower()) if request.segments else None
     if handler is not None:
         return await handler(service, request)
     if request.segments:

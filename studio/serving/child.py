@@ -28,12 +28,11 @@ from studio.core.errors import StudioError
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
 from studio.serving import sessions
-from studio.serving.app import check_door, make_app
+from studio.serving.app import DIRECT, check_door, make_app
 from studio.serving.connection import Listener
 from studio.serving.control import Channel, Drain
 from studio.serving.direct import Direct
 from studio.serving.executor import Executor
-from studio.serving.protocols import oip
 from studio.serving.reporter import Reporter
 from studio.serving.router import Router
 from studio.serving.service import Service
@@ -59,7 +58,7 @@ async def serve(listening: socket.socket, control: socket.socket) -> int:
     await asyncio.wait((settings, stopping), return_when=asyncio.FIRST_COMPLETED)
     if settings.done():
         service, reporter = build(settings.result(), channel)
-        listener = Listener(make_app(service), listening, Direct(service, oip.direct, oip.Infer, check_door))
+        listener = Listener(make_app(service), listening, Direct(service, DIRECT, check_door))
         channel.send("ready")
         applying = asyncio.create_task(_apply(channel, service, listener, tables))
         await asyncio.wait((stopping, applying), return_when=asyncio.FIRST_COMPLETED)

@@ -154,7 +154,7 @@ class ServingProtocol(HttpToolsProtocol):
         """Whether this request goes the short way (`studio.serving.direct`)."""
         direct: Direct | None = self.app_state["direct"]
         before = self.cycle
-        if direct is None or not self.url.endswith(b"/infer") or (before is not None and not before.response_complete):
+        if direct is None or (before is not None and not before.response_complete):
             return False
         if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return False

@@ -8,8 +8,8 @@ the ASGI application, which gives the same answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from studio.core.errors import StudioError
 from studio.core.routing import Target
@@ -17,32 +17,32 @@ from studio.serving.http import COMPRESS_FROM, Body, Connection, Response, accep
 from studio.serving.sessions import LoadedModel
 
 if TYPE_CHECKING:
-    from studio.serving.service import Service
+    from studio.serving.service import Exchange, Service
 
 _NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade")
 
 
-class Begun(Protocol):
-    """An exchange that takes its body."""
-
-    def begin(self, model: LoadedModel, body: Body, headers: dict[bytes, bytes]) -> None: ...
+Found = tuple["type[Exchange]", Target, LoadedModel]
 
 
 class Direct:
-    """Finds what answers a request directly. `find` belongs to the protocols, `door` raises for who may not enter."""
+    """Finds what answers a request directly.
+
+    `finders`: by how a path ends, what a protocol has to say to it. `door` raises for who may not enter.
+    """
 
     def __init__(
         self,
         service: Service,
-        find: Callable[[Service, bytes], tuple[Target, LoadedModel] | None],
-        make: Callable[[Service, Target, Connection, int, Callable[[Response], None]], Begun],
+        finders: Mapping[bytes, Callable[[Service, bytes], Found | None]],
         door: Callable[[str, dict[bytes, bytes], str, str], None],
     ) -> None:
-        self._service, self._find, self._make, self._door = service, find, make, door
+        self._service, self._finders, self._door = service, finders, door
 
     def call(self, path: bytes, pairs: list[tuple[bytes, bytes]], peer: Connection) -> DirectCall | None:
         """The request, once its head is complete; None where it has to go the long way."""
-        found = self._find(self._service, path)
+        find = self._finders.get(path[-6:]) or self._finders.get(path[-8:])
+        found = find(self._service, path) if find else None
         if found is None:
             return None
         try:
@@ -56,11 +56,12 @@ class Direct:
         size = int(length)
         if size > self._service.settings.max_body_bytes:
             return None
-        return DirectCall(self, found[0], found[1], headers, size, peer)
+        return DirectCall(self, found, headers, size, peer)
 
     def begin(self, call: DirectCall, body: Body, respond: Callable[[Response], None]) -> None:
-        exchange = self._make(self._service, call.target, call.peer, call.started_ns, respond)
-        exchange.begin(call.model, body, call.headers)
+        kind, target, model = call.found
+        exchange = kind(self._service, target, call.peer, call.started_ns, respond)
+        exchange.begin(model, body, call.headers)
 
 
 class _NoEvent:
@@ -80,28 +81,26 @@ class DirectCall:
         "_body",
         "_direct",
         "disconnected",
+        "found",
         "headers",
         "keep_alive",
-        "model",
         "more_body",
         "peer",
         "response_complete",
         "size",
         "started_ns",
-        "target",
     )
 
     def __init__(
         self,
         direct: Direct,
-        target: Target,
-        model: LoadedModel,
+        found: Found,
         headers: dict[bytes, bytes],
         size: int,
         peer: Connection,
     ) -> None:
         self._direct = direct
-        self.target, self.model, self.headers, self.size, self.peer = target, model, headers, size, peer
+        self.found, self.headers, self.size, self.peer = found, headers, size, peer
         self._body: Body = b""
         self._at = 0
         self.started_ns = time.perf_counter_ns()

@@ -16,6 +16,8 @@ from studio.serving.sessions import LoadedModel
 Load = Callable[[Target], LoadedModel]
 Identity = tuple[str, str, str]
 
+MAX_PATHS = 4096
+"""Spellings of request paths that are remembered."""
 MAX_UNPINNED = 8
 """Targets kept loaded beside the pinned ones; the one not used for longest goes first."""
 RETRY_SECONDS = 10.0
@@ -54,6 +56,12 @@ class Router:
         self._failures: dict[Identity, Failure] = {}
         self._applying = asyncio.Lock()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
+
+    def remember(self, path: bytes, target: Target) -> None:
+        """Keep what a path resolves to until the table changes."""
+        if len(self.paths) >= MAX_PATHS:
+            self.paths.clear()
+        self.paths[path] = target
 
     @property
     def loaded(self) -> int:

@@ -12,7 +12,7 @@ from studio.core.routing import Target
 from studio.core.settings import ServingSettings
 from studio.serving.batching import Ticket
 from studio.serving.executor import Executor
-from studio.serving.http import Connection, Disconnected, Response, error_response
+from studio.serving.http import Body, Connection, Disconnected, Response, error_response
 from studio.serving.router import Router
 from studio.serving.sessions import Array, LoadedModel
 from studio.serving.statistics import Statistics
@@ -63,6 +63,10 @@ class Exchange:
         self.gone = gone
         self.parsing_ns = 0
         self.ticket: Ticket | None = None
+
+    def begin(self, model: LoadedModel, body: Body, headers: dict[bytes, bytes]) -> None:
+        """Parse and `submit`. Never raises: what is wrong goes to `fail`."""
+        raise NotImplementedError
 
     def format(self, arrays: list[Array]) -> Response:
         """The answer. Raises StudioError for what can not be put as asked."""

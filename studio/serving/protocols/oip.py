@@ -24,8 +24,6 @@ from studio.serving.sessions import Array, LoadedModel
 PREFIX = "v2"
 NAME = "v2"
 EXTENSIONS = ("classification", "model_configuration", "binary_tensor_data", "parameters", "statistics")
-MAX_PATHS = 4096
-"""Spellings of paths that are remembered."""
 _INFER = re.compile(rb"/v2/models/([A-Za-z0-9._:-]+)(?:/versions/([A-Za-z0-9._-]+))?/infer")
 
 
@@ -170,7 +168,7 @@ async def _infer(service: Service, request: Request, model_segment: str, version
     return await answered(begin)
 
 
-def direct(service: Service, path: bytes) -> tuple[Target, LoadedModel] | None:
+def direct(service: Service, path: bytes) -> tuple[type[Exchange], Target, LoadedModel] | None:
     """What answers an infer request to this path at once: a plain reference whose model is loaded. None otherwise."""
     router = service.router
     target = router.paths.get(path)
@@ -182,8 +180,6 @@ def direct(service: Service, path: bytes) -> tuple[Target, LoadedModel] | None:
             target = router.resolve(found[1].decode(), found[2].decode() if found[2] else "")
         except StudioError:
             return None
-        if len(router.paths) > MAX_PATHS:
-            router.paths.clear()
-        router.paths[path] = target
+        router.remember(path, target)
     model = router.model(target)
-    return (target, model) if model is not None else None
+    return (Infer, target, model) if model is not None else None

@@ -68,7 +68,7 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], name: str) ->
         raise InvalidInput(f"Unable to parse 'data' of input '{name}': a list is expected.")
     if datatype == "BF16":
         raise InvalidInput(f"input '{name}' is BF16, which JSON can not carry.", "", "Send it as a binary tensor.")
-    array = _strings(data, name) if datatype == "BYTES" else _numbers(data, datatype, name)
+    array = nested(data, datatype, name)
     if array.shape == shape:
         return array
     if array.size != prod(shape):
@@ -84,6 +84,11 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], name: str) ->
             "Nest the data like the shape, or give it flat.",
         )
     return array.reshape(shape)
+
+
+def nested(data: list[Any], datatype: str, name: str) -> Array:
+    """The tensor of a nested list, shaped as it is nested. Raises InvalidInput."""
+    return _strings(data, name) if datatype == "BYTES" else _numbers(data, datatype, name)
 
 
 def _text(shape: Sequence[int]) -> str:
@@ -122,7 +127,8 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
         return found
     if datatype in _FLOATS:
         array = found.astype(dtype)
-        fits = bool(np.isfinite(array).all())
+        # NaN and infinities that were sent as such stay; only what the datatype can not hold is refused.
+        fits = bool((np.isfinite(array) | ~np.isfinite(found)).all())
     else:
         limits = np.iinfo(dtype)
         fits = bool(found.min() >= limits.min) and bool(found.max() <= limits.max)

@@ -1,0 +1,47 @@
+"""The paths under /v1, which three protocols share: TensorFlow Serving, KServe's first one, and OpenAI.
+
+What they answer has no key in common but where they mean the same, so one document serves them all; an error is an
+object where only OpenAI's clients ask (`openai`), and a string elsewhere.
+"""
+
+from __future__ import annotations
+
+from studio.serving.http import Request, Response, json_response
+from studio.serving.problems import MethodNotAllowed, UnknownPath
+from studio.serving.protocols import tfs
+from studio.serving.service import Service
+
+PREFIX = "v1"
+
+
+async def handle(service: Service, request: Request) -> Response:
+    """Answer any path under /v1. Raises StudioError."""
+    match request.segments[1:]:
+        case (models,) if models.lower() == "models":
+            _only_get(request)
+            return json_response(listing(service))
+        case (models, *parts) if models.lower() == "models":
+            if ":" in parts[-1] and request.method == "POST":
+                return await tfs.infer(service, request, parts)
+            _only_get(request)
+            routes, _, document = tfs.about(service, request, parts)
+            if len(parts) == 1:
+                document |= {"name": routes.model, "ready": service.ready} | model_card(routes.model)
+            return json_response(document)
+    raise UnknownPath
+
+
+def _only_get(request: Request) -> None:
+    if request.method != "GET":
+        raise MethodNotAllowed("GET")
+
+
+def listing(service: Service) -> dict[str, object]:
+    """All models, as KServe (`models`) and as OpenAI (`data`) list them."""
+    names = list(service.router.table.models)
+    return {"object": "list", "data": [model_card(name) for name in names], "models": names}
+
+
+def model_card(name: str) -> dict[str, object]:
+    """A model as OpenAI describes it. Nobody asks when it was made, so `created` is not kept: it is 0."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "studio"}
