@@ -1,4 +1,4 @@
-"""Operators of opset 1 to 6 that onnx.reference does not have, written down from their definitions.
+"""Operators of opset 1 to 6 that onnx.reference lacks, or has for training alone, written down from their definitions.
 
 Source: onnx, docs/Changelog.md, "Version 1" to "Version 6 of the default ONNX operator set".
 """
@@ -59,6 +59,18 @@ class Reshape(OpRun):  # type: ignore[misc]
         return (data.reshape([data.shape[place] if size == 0 else size for place, size in enumerate(wanted)]),)
 
 
+class BatchNormalization(OpRun):  # type: ignore[misc]
+    """Inference: the mean and the variance that were learnt, whatever `is_test` says."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, scale: Array, bias: Array, mean: Array, var: Array, epsilon: float | None = None, **_: object
+    ) -> tuple[Array]:
+        scale, bias, mean, var = (one.reshape(-1, *(1,) * (x.ndim - 2)) for one in (scale, bias, mean, var))
+        return (np.asarray(scale * (x - mean) / np.sqrt(var + (epsilon or 1e-5)) + bias).astype(x.dtype),)
+
+
 LEGACY = [
     _binary("Add", np.add),
     _binary("Sub", np.subtract),
@@ -71,6 +83,7 @@ LEGACY = [
     _binary("Equal", np.equal),
     _binary("Less", np.less),
     _binary("Greater", np.greater),
+    BatchNormalization,
     Dropout,
     Reshape,
 ]

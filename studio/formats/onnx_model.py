@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from studio.formats.onnx_files import INLINE_LIMIT, bring_in, parse, write
 from studio.formats.onnx_interface import check, several, shaped, tidied
 from studio.formats.onnx_outputs import PlainOutputs, axis_of, plain_outputs, plainly, set_axis
 from studio.formats.onnx_source import ReferenceSource, RuntimeSource, Source, agree, loads, with_weights
-from studio.formats.onnx_upgrade import Way, opset_of, stays_words, ways
+from studio.formats.onnx_upgrade import OLDEST_OPSET, Way, fit_header, stays_words, ways
 from studio.formats.onnx_vocabulary import vocabulary
 from studio.formats.onnx_words import did_not_run, explained
 from studio.formats.sniff import Broken, Field, fields
@@ -55,21 +56,36 @@ class OnnxFormat:
         # Before any runtime sees the file: external data may name any file.
         outside = bool(external(model))
         brought = bring_in(model, path.parent, out_dir, self._limit)
-        notes = [*tidied(model), *shaped(model, kit.settings, files.samples)]
-        plain = plain_outputs(model)
-        kit.report(0.4, "running the original without optimisation")
-        trouble = loads(path, kit)
-        job = _Job(path, out_dir / "model.onnx", kit, plain, vocabulary(model), trouble, files.stem)
-        before = (*notes, *plain.notes)
-        done = job.best(ways(model, trouble is None), unchanged=not (outside or before))
+        header = fit_header(model)
+        with _original(path, model, bool(header), out_dir) as original:
+            notes = [*header, *tidied(model), *shaped(model, kit.settings, files.samples)]
+            plain = plain_outputs(model)
+            notes += plain.notes
+            kit.report(0.4, "running the original without optimisation")
+            job = _Job(original, out_dir / "model.onnx", kit, plain, vocabulary(model), files.stem)
+            done = job.best(ways(model), unchanged=not outside and not notes)
         return Converted(
             graph=job.graph,
             weights=brought.weights,
             cases=done.cases,
             sources=(path, *brought.sources),
-            notes=(*before, *done.notes),
+            notes=(*notes, *done.notes),
             class_labels=plain.labels,
         )
+
+
+@contextmanager
+def _original(path: Path, model: Any, headed: bool, out_dir: Path) -> Iterator[Path]:
+    """The dropped file; where only the numbers at its head are such as no runtime reads, a copy with others."""
+    if not headed:
+        yield path
+        return
+    copy = out_dir / "original.onnx"
+    write(model, copy)
+    try:
+        yield copy
+    finally:
+        copy.unlink()
 
 
 @dataclass(frozen=True)
@@ -80,14 +96,13 @@ class _Done:
 
 @dataclass(frozen=True)
 class _Job:
-    """One model on its way. `trouble`: what ONNX Runtime says of the dropped file, None when it loads it."""
+    """One model on its way from `original` to `graph`."""
 
-    path: Path
+    original: Path
     graph: Path
     kit: Kit
     plain: PlainOutputs
     words: dict[str, tuple[str, ...]]
-    trouble: StudioError | None
     stem: str
 
     def best(self, candidates: Iterator[Way], unchanged: bool) -> _Done:
@@ -110,14 +125,14 @@ class _Job:
             )
             notes = (*way.notes, *notes)
             if last or self._agree(cases):
-                return _Done(cases, (*notes, stays_words(opset_of(way.model), why)) if why else notes)
+                return _Done(cases, (*notes, stays_words(way.before, why)) if why else notes)
             why = "what the version converter made of it does not answer as the original"
         raise Refused("There is no way to run this model.")
 
     def _written(self, way: Way, as_dropped: bool) -> Signature:
         if as_dropped:
             # Byte for byte the same file: its hash then says that it is.
-            shutil.copyfile(self.path, self.graph)
+            shutil.copyfile(self.original, self.graph)
         else:
             write(way.model, self.graph)
         try:
@@ -126,20 +141,26 @@ class _Job:
             raise explained(error, way.model) from error.__cause__
 
     def _source(self, way: Way) -> tuple[Source, tuple[str, ...]]:
-        if self.trouble is None:
-            return RuntimeSource(self.path, self.kit), ()
+        """What runs the original, and a note where that is not ONNX Runtime. Raises Refused where nothing does."""
+        runtime = RuntimeSource(self.original, self.kit)
+        trouble = loads(self.original, self.kit)
+        # ONNX Runtime loads some graphs of older opsets, and then takes their operators for those of opset 7.
+        if trouble is None and way.before >= OLDEST_OPSET:
+            return runtime, ()
         try:
-            source = ReferenceSource(with_weights(parse(self.path), self.path.parent))
+            source = ReferenceSource(with_weights(parse(self.original), self.original.parent))
         except Refused as error:
             if way.same and not self.plain.notes:
                 words = "Nothing here runs the dropped file itself: its graph was compared with itself, unoptimised."
                 return RuntimeSource(self.graph, self.kit), (words,)
+            if trouble is None:
+                return runtime, ()
             raise Refused(
                 "The model had to be changed to run, and nothing here runs it unchanged to compare with.",
-                f"{self.trouble.what} {self.trouble.why} {error.why}",
+                f"{trouble.what} {trouble.why} {error.why}",
                 "Export it again with an opset between 13 and 21.",
             ) from error
-        return source, (f"It was compared with {source.what}, since ONNX Runtime does not load the dropped file.",)
+        return source, (f"It was compared with {source.what}, since ONNX Runtime does not run the dropped file.",)
 
     def _run(self, source: Source, signature: Signature) -> tuple[tuple[Feed, ...], list[Feed]]:
         """The first set of inputs that the source runs on, and its answers."""

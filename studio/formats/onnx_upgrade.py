@@ -17,6 +17,7 @@ from typing import Any
 
 from studio.core.errors import Refused
 from studio.formats.external_data import tensors
+from studio.formats.onnx_broadcast import operands_aligned
 
 WANTED_OPSET = 13
 _SAFE_IR, _SAFE_OPSET, _SAFE_ML = 10, 21, 3  # every ONNX Runtime that Studio allows reads these
@@ -43,9 +44,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Way:
-    """A graph to try. `same`: every operator is as it was and means what it meant. `notes`: what changed, and why."""
+    """A graph to try, made of one of opset `before`. `notes`: what changed, and why.
+
+    `same`: every operator is as it was and means what it meant.
+    """
 
     model: Any
+    before: int
     notes: tuple[str, ...]
     same: bool
 
@@ -95,20 +100,20 @@ def opset_of(model: Any, domains: tuple[str, ...] = _DEFAULT) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in domains), default=1)
 
 
-def ways(model: Any, runs: bool) -> Iterator[Way]:
-    """Graphs to try, best first, the last one without a choice. `runs`: ONNX Runtime loads the original as it is.
+def ways(model: Any) -> Iterator[Way]:
+    """Graphs to try, best first, the last one without a choice.
 
     Raises Refused, naming both versions and an operator, when there is none.
     """
-    header = _fit_header(model)
     opset = opset_of(model)
-    stays = runs or opset >= OLDEST_OPSET
+    stays = opset >= OLDEST_OPSET
     if opset > _SAFE_OPSET and opset > limits().opset:
-        yield from _lower(model, limits(), header)
+        yield from _lower(model, limits())
         return
+    notes: tuple[str, ...] = ()
     if opset < WANTED_OPSET:
         try:
-            yield Way(_convert(model, TARGET_OPSET), (*header, _upgrade_words(opset, stays)), same=False)
+            yield Way(_convert(model, TARGET_OPSET), opset, (_upgrade_words(opset, stays),), same=False)
         except _Failed as error:
             if not stays:
                 raise Refused(
@@ -116,10 +121,10 @@ def ways(model: Any, runs: bool) -> Iterator[Way]:
                     f"It runs opset {OLDEST_OPSET} and later, and converting this one failed: {error}.",
                     f"Export it again with opset {TARGET_OPSET}.",
                 ) from error
-            header = (*header, stays_words(opset, str(error)))
+            notes = (stays_words(opset, str(error)),)
         if not stays:
             return
-    yield Way(model, header, same=True)
+    yield Way(model, opset, notes, same=True)
 
 
 def stays_words(opset: int, why: str) -> str:
@@ -136,8 +141,11 @@ def _upgrade_words(opset: int, stays: bool) -> str:
     return f"Upgraded from opset {opset} to {TARGET_OPSET}, since {why}. The dropped file is kept as the source."
 
 
-def _fit_header(model: Any) -> tuple[str, ...]:
-    """Lower the IR version and the ml operators' version where the runtime needs it. Changes the model in place."""
+def fit_header(model: Any) -> tuple[str, ...]:
+    """Make the numbers at the head of the file such as the runtime reads: what they stand for does not change.
+
+    A sentence for each change. Changes the model in place. Raises Refused where something needs the newer number.
+    """
     notes: list[str] = []
     if model.ir_version > _SAFE_IR and model.ir_version > (known := limits()).ir:
         _check_unknown(model, known)
@@ -152,9 +160,11 @@ def _fit_header(model: Any) -> tuple[str, ...]:
         notes.append("It names no operator set, which means opset 1.")
     ml = opset_of(model, (_ML,))
     if ml > _SAFE_ML and ml > (known := limits()).ml:
+        if ml > _newest_known(_ML):
+            raise _too_new(f"{_ML} {ml}", f"{_ML} {known.ml}", "", known)
         changed = _changed(model, known.ml, ml, (_ML,))
         if changed:
-            raise _too_new(f"{_ML} {ml}", f"{_ML} {known.ml}", changed, known)
+            raise _too_new(f"{_ML} {ml}", f"{_ML} {known.ml}", changed[0], known)
         _import(model, known.ml, (_ML,))
         notes.append(f"Its operators of {_ML} are the same in versions {ml} and {known.ml}; it says {known.ml} now.")
     return tuple(notes)
@@ -177,50 +187,61 @@ def _check_unknown(model: Any, known: Limits) -> None:
         )
 
 
-def _lower(model: Any, known: Limits, header: tuple[str, ...]) -> Iterator[Way]:
+def _lower(model: Any, known: Limits) -> Iterator[Way]:
     opset = opset_of(model)
     words = (
         f"Its opset {opset} is newer than the {known.opset} that ONNX Runtime {known.runtime} knows. "
         f"{{}} The dropped file is kept as the source."
     )
+    if opset > _newest_known(""):
+        raise _too_new(f"opset {opset}", f"opset {known.opset}", "", known)
     changed = _changed(model, known.opset, opset)
     if not changed:
         note = words.format(f"Every operator in it is the same in opset {known.opset}, which it says now.")
         lowered = type(model)()
         lowered.CopyFrom(model)
         _import(lowered, known.opset)
-        yield Way(lowered, (*header, note), same=True)
+        yield Way(lowered, opset, (note,), same=True)
         return
     try:
         converted = _convert(model, known.opset)
     except _Failed as error:
-        raise _too_new(f"opset {opset}", f"opset {known.opset}", changed, known) from error
-    note = words.format(f"It was converted to opset {known.opset} ({', '.join(changed[:3])} differ).")
-    yield Way(converted, (*header, note), same=False)
+        raise _too_new(f"opset {opset}", f"opset {known.opset}", changed[0], known) from error
+    note = words.format(f"It was converted to opset {known.opset}, which defines {', '.join(changed[:3])} differently.")
+    yield Way(converted, opset, (note,), same=False)
 
 
-def _too_new(version: str, newest: str, operators: list[str], known: Limits) -> Refused:
+def _too_new(version: str, newest: str, operator: str, known: Limits) -> Refused:
+    import onnx
+
     return Refused(
         f"The model uses {version}, and ONNX Runtime {known.runtime} knows up to {newest}.",
-        f"{operators[0]} is new or different there, and can not be converted back.",
+        f"{operator} is new or different there, and can not be converted back."
+        if operator
+        else f"The installed onnx {onnx.__version__} does not know that version either, so nothing can convert it.",
         f"Export it again with {newest}, or update onnxruntime.",
     )
 
 
-def _changed(model: Any, low: int, high: int, domains: tuple[str, ...] = _DEFAULT) -> list[str]:
-    """Operators of a domain whose definition differs between two versions, or is unknown to the installed onnx."""
+def _newest_known(domain: str) -> int:
+    """The newest version of an operator set that the installed onnx defines."""
     import onnx
 
-    domain = domains[0]
-    newest = max(one.since_version for one in onnx.defs.get_all_schemas_with_history() if one.domain == domain)
-    if high > max(newest, onnx.defs.onnx_opset_version() if domain == "" else 0):
-        return [f"something of version {high}, which onnx {onnx.__version__} does not know,"]
+    if domain == "":
+        return int(onnx.defs.onnx_opset_version())
+    return max(one.since_version for one in onnx.defs.get_all_schemas_with_history() if one.domain == domain)
+
+
+def _changed(model: Any, low: int, high: int, domains: tuple[str, ...] = _DEFAULT) -> list[str]:
+    """Operators of a domain that are not the same in two versions of it, by name."""
+    import onnx
+
     found = []
     for name in sorted(_operators(model, domains)):
         versions = []
         for version in (low, high):
             try:
-                versions.append(onnx.defs.get_schema(name, version, domain).since_version)
+                versions.append(onnx.defs.get_schema(name, version, domains[0]).since_version)
             except onnx.defs.SchemaError:
                 versions.append(0)
         if versions[0] != versions[1] or not versions[0]:
@@ -255,7 +276,6 @@ class _Failed(Exception):
 def _convert(model: Any, target: int) -> Any:
     """A converted copy. Functions come inlined. Raises _Failed saying why."""
     import onnx.inliner
-    from onnx import version_converter
 
     aside = _set_aside(model)
     copy = type(model)()
@@ -264,24 +284,30 @@ def _convert(model: Any, target: int) -> Any:
     try:
         if copy.functions:
             copy = onnx.inliner.inline_local_functions(copy, convert_version=True)
-        try:
-            converted = version_converter.convert_version(copy, target)
-        except RuntimeError as error:
-            # Below 7 the converter wants to know every size; they are made free again afterwards.
-            if "Dimension is a param" not in str(error):
-                raise
-            converted = version_converter.convert_version(_fixed(copy), target)
-            _free_again(converted, copy)
+        converted = _in_one_step(copy, target)
     except Exception as error:  # it raises whatever its C++ side throws
         raise _Failed(_reason(error)) from error
     _put_back(converted, aside)
     return converted
 
 
+def _in_one_step(model: Any, target: int) -> Any:
+    from onnx import shape_inference, version_converter
+
+    if opset_of(model) >= OLDEST_OPSET:
+        return version_converter.convert_version(model, target)
+    # Operators of opset 6 align their operands by attributes, later ones by shapes: the converter has to know them
+    # all, and where it does not, it leaves operands as they are. The sizes are made free again afterwards.
+    known = shape_inference.infer_shapes(operands_aligned(shape_inference.infer_shapes(_fixed(model))))
+    converted = version_converter.convert_version(known, target)
+    _free_again(converted, model)
+    return converted
+
+
 def _reason(error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     # "/project/onnx/…/helper.h:23: adapt: Assertion `false` failed: No Previous Version of X exists"
-    return text.rpartition("failed: ")[2][:300]
+    return text.rpartition("failed: ")[2][:300].rstrip(". ")
 
 
 def _set_aside(model: Any) -> list[bytes]:

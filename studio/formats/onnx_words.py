@@ -45,7 +45,7 @@ def explained(error: StudioError, model: Any) -> StudioError:
         return Refused(
             f"{runtime} can not run the operator '{kernel[1]}' (of opset {kernel[2]}) on the CPU with the types "
             "that the model uses there.",
-            _first_line(text),
+            "It has none for these types, or none of that version.",
             "Export it with 32-bit floats, or with a newer opset.",
         )
     return error
@@ -104,7 +104,3 @@ def did_not_run(first: StudioError, sets: int, stem: str, names: list[str]) -> S
 
 def _keyword(name: str) -> str:
     return name if name.isidentifier() else f"**{{{name!r}: …}}"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,15 @@ def _dim(dim: Any) -> Dim:
     return dim if isinstance(dim, str) and dim else "?"
 
 
+# "[ONNXRuntimeError] : 1 : FAIL : Load model from PATH failed:/onnxruntime_src/…/model.cc:256
+# onnxruntime::Model::Model(…, const onnxruntime::ModelOptions&) Unknown model file format version."
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from \S+ failed:\s*)?(Fatal error: )?")
+_PLACE = re.compile(
+    r"/onnxruntime_src/\S+?:\d+ (\S+ )?[\w:~<>]+ ?\((?:[^()]|\([^()]*\))*\)( const)?( \[with [^\]]*\])? ?"
+)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the code location that ONNX Runtime prints in front of it."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text[:400]
+    return (_PLACE.sub("", _CODE.sub("", text)).strip() or text)[:400]
