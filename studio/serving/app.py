@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import studio
 from studio.core.errors import Denied, InvalidInput, StudioError
+from studio.serving import metrics
 from studio.serving.http import (
     Connection,
     Disconnected,
@@ -74,6 +75,10 @@ async def _answer(service: Service, request: Request) -> Response:
     handler = PROTOCOLS.get(request.segments[0].lower()) if request.segments else None
     if handler is not None:
         return await handler(service, request)
+    if request.segments == ("metrics",) or request.segments == ("monitoring", "prometheus", "metrics"):
+        if request.method != "GET":
+            raise MethodNotAllowed("GET")
+        return Response(200, metrics.exposition(service), metrics.CONTENT_TYPE)
     if request.segments:
         raise UnknownPath
     if request.method != "GET":

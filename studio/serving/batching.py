@@ -25,7 +25,8 @@ LOOK_AHEAD = 256
 
 
 class Ticket:
-    """One request's run, from submission to answer. The `*_ns` are `time.perf_counter_ns()`, 0 where not reached.
+    """One request's run, from submission to answer. The `*_ns` are `time.perf_counter_ns()`, 0 where not reached:
+    queued, started (taken, to be joined with others), ran (given to the runtime), ended.
 
     `done` is called on the event loop, once, with the ticket itself; `answer()` then gives the outputs. It holds its
     model, so one that was replaced lives until its last ticket is done. `leader` is true for one ticket of each run,
@@ -47,6 +48,7 @@ class Ticket:
         "outputs",
         "priority",
         "queued_ns",
+        "ran_ns",
         "result",
         "rows",
         "run",
@@ -76,6 +78,7 @@ class Ticket:
         self.leader = True
         self.queued_ns = time.perf_counter_ns()
         self.started_ns = 0
+        self.ran_ns = 0
         self.ended_ns = 0
         self.rows, self.key = model.rules.place(inputs, outputs)
         self.batch_rows = self.rows
@@ -193,6 +196,7 @@ def run_together(tickets: list[Ticket], options: Any = None) -> None:
 
 
 def _alone(ticket: Ticket, options: Any) -> None:
+    ticket.ran_ns = ticket.started_ns
     try:
         ticket.result = ticket.model.run(ticket.inputs, ticket.outputs, options)
     except StudioError as error:
@@ -208,6 +212,7 @@ def _together(tickets: list[Ticket], options: Any) -> bool:
     model = first.model
     rows = sum(ticket.rows for ticket in tickets)
     joined = {name: np.concatenate([ticket.inputs[name] for ticket in tickets]) for name in first.inputs}
+    ran = time.perf_counter_ns()
     try:
         arrays = model.run(joined, first.outputs, options)
     except Exception:  # one of them did it: each alone tells which
@@ -219,6 +224,7 @@ def _together(tickets: list[Ticket], options: Any) -> bool:
     at = 0
     for ticket in tickets:
         ticket.result = [array[at : at + ticket.rows] for array in arrays]
+        ticket.ran_ns = ran
         ticket.ended_ns = ended
         ticket.batch_rows = rows
         ticket.leader = ticket is first

@@ -72,6 +72,13 @@ class Router:
         for routes in self.table.models.values():
             yield from routes.targets.values()
 
+    def models(self) -> Iterator[tuple[Target, LoadedModel]]:
+        """Every target of the table that is loaded, with its model."""
+        for target in self.targets():
+            model = self._models.get(identity(target))
+            if model is not None:
+                yield target, model
+
     def routes(self, model: str) -> ModelRoutes:
         """All of one model. Raises InvalidInput for what can not be a name, NotFound."""
         _check_plain(model)

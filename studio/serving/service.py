@@ -43,7 +43,17 @@ class Exchange:
     `parsing_ns` is for the protocol to set.
     """
 
-    __slots__ = ("connection", "gone", "parsing_ns", "respond", "service", "started_ns", "target", "ticket")
+    __slots__ = (
+        "connection",
+        "gone",
+        "parsing_ns",
+        "receiving_ns",
+        "respond",
+        "service",
+        "started_ns",
+        "target",
+        "ticket",
+    )
     protocol = ""
 
     def __init__(
@@ -62,6 +72,7 @@ class Exchange:
         self.respond = respond
         self.gone = gone
         self.parsing_ns = 0
+        self.receiving_ns = time.perf_counter_ns() - started_ns
         self.ticket: Ticket | None = None
 
     def begin(self, model: LoadedModel, body: Body, headers: dict[bytes, bytes]) -> None:
@@ -101,7 +112,9 @@ class Exchange:
             self.fail(error)
             return
         service = self.service
-        service.statistics.success(self.target.name, self.protocol, ticket, self.started_ns, self.parsing_ns)
+        service.statistics.success(
+            self.target.name, self.protocol, ticket, self.started_ns, self.parsing_ns, self.receiving_ns
+        )
         service.touch()
         self.respond(response)
 

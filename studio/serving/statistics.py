@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,27 @@ class BatchDurations:
     compute_output: Duration = field(default_factory=Duration)
 
 
+PHASES = ("receive", "parse", "queue", "batch", "run", "format", "total")
+BOUNDS_NS = tuple(int(1e9 * bound) for bound in (
+    5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 1e-1, 2.5e-1, 5e-1, 1.0, 2.5, 5.0, 10.0
+))  # fmt: skip
+"""Upper bounds of the buckets that `/metrics` tells, in nanoseconds; one more is above them all."""
+
+
+class Buckets:
+    """Counts by `BOUNDS_NS`, and the sum, of one phase."""
+
+    __slots__ = ("counts", "ns")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_NS) + 1)
+        self.ns = 0
+
+    def add(self, ns: int) -> None:
+        self.counts[bisect_left(BOUNDS_NS, ns)] += 1
+        self.ns += ns
+
+
 @dataclass(slots=True)
 class Totals:
     """One target since the server started, as the statistics extension of OIP v2 wants it.
@@ -58,6 +80,9 @@ class Totals:
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
     batches: dict[int, BatchDurations] = field(default_factory=dict)
+    phases: tuple[Buckets, ...] = field(default_factory=lambda: tuple(Buckets() for _ in PHASES))
+    answered: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Requests by protocol and HTTP status."""
 
 
 class Statistics:
@@ -73,8 +98,10 @@ class Statistics:
         """Whether there is anything to report."""
         return bool(self._samples or self._lines)
 
-    def success(self, target: str, protocol: str, ticket: Ticket, started_ns: int, parsing_ns: int) -> None:
-        """Count a request that is answered now. It arrived at `started_ns`, and parsing it took `parsing_ns`."""
+    def success(
+        self, target: str, protocol: str, ticket: Ticket, started_ns: int, parsing_ns: int, receiving_ns: int = 0
+    ) -> None:
+        """Count a request that is answered now. It arrived at `started_ns`; receiving and parsing took so long."""
         now = time.perf_counter_ns()
         total_ns = now - started_ns
         rows = ticket.rows
@@ -88,6 +115,16 @@ class Statistics:
         totals.compute_input.add(parsing_ns)
         totals.compute_infer.add(run_ns)
         totals.compute_output.add(output_ns)
+        key = (protocol, 200)
+        totals.answered[key] = totals.answered.get(key, 0) + 1
+        receive, parse, queue, batch_phase, run, formatting, total = totals.phases
+        receive.add(receiving_ns)
+        parse.add(parsing_ns)
+        queue.add(queue_ns)
+        batch_phase.add(ticket.ran_ns - ticket.started_ns)
+        run.add(ticket.ended_ns - ticket.ran_ns)
+        formatting.add(output_ns)
+        total.add(total_ns)
         sample = self._sample(target)
         sample.requests += 1
         sample.rows += rows
@@ -116,7 +153,10 @@ class Statistics:
         `target` is '' where none was found: such a request is only shown.
         """
         if target:
-            self._totals(target).fail.add(total_ns)
+            totals = self._totals(target)
+            totals.fail.add(total_ns)
+            key = (protocol, status)
+            totals.answered[key] = totals.answered.get(key, 0) + 1
             sample = self._sample(target)
             sample.requests += 1
             sample.errors += 1

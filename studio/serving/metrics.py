@@ -1,0 +1,136 @@
+"""`/metrics` in Prometheus' text format: our own histograms by phase, and Triton's `nv_inference_*` names.
+
+Sources: Prometheus, "Text-based format" 0.0.4; Triton, docs/user_guide/metrics.md. Labels are those of the routing
+table alone, so what a client sends can not make series grow; the series of a version go with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+
+from studio.core.routing import Target
+from studio.serving.service import CLIENT_CLOSED, Service
+from studio.serving.statistics import BOUNDS_NS, PHASES, Buckets, Totals, memory_bytes
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_REASONS = {503: "REJECTED", CLIENT_CLOSED: "CANCELED", 500: "BACKEND"}
+
+
+def exposition(service: Service) -> bytes:
+    """All series, as text."""
+    totals = service.statistics.totals
+    used = [(target, totals[target.name]) for target in service.router.targets() if target.name in totals]
+    lines = [
+        *_triton(used),
+        *_histograms(used),
+        *_requests(used),
+        *_server(service),
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _head(name: str, kind: str, words: str) -> Iterator[str]:
+    yield f"# HELP {name} {words}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _text(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _labels(target: Target, **more: str) -> str:
+    pairs = {"model": target.model, "version": str(target.version), "variant": target.variant, **more}
+    return ",".join(f'{name}="{_text(value)}"' for name, value in pairs.items())
+
+
+def _triton(used: list[tuple[Target, Totals]]) -> Iterator[str]:
+    counters = (
+        ("nv_inference_request_success", "Number of successful inference requests", lambda t: t.success.count),
+        ("nv_inference_count", "Number of inferences performed, batches counted by row", lambda t: t.rows),
+        ("nv_inference_exec_count", "Number of model executions performed", lambda t: t.executions),
+        (
+            "nv_inference_request_duration_us",
+            "Cumulative inference request duration in microseconds",
+            lambda t: t.success.ns // 1000,
+        ),
+        (
+            "nv_inference_queue_duration_us",
+            "Cumulative inference queuing duration in microseconds",
+            lambda t: t.queue.ns // 1000,
+        ),
+        (
+            "nv_inference_compute_input_duration_us",
+            "Cumulative compute input duration in microseconds",
+            lambda t: t.compute_input.ns // 1000,
+        ),
+        (
+            "nv_inference_compute_infer_duration_us",
+            "Cumulative compute inference duration in microseconds",
+            lambda t: t.compute_infer.ns // 1000,
+        ),
+        (
+            "nv_inference_compute_output_duration_us",
+            "Cumulative compute output duration in microseconds",
+            lambda t: t.compute_output.ns // 1000,
+        ),
+    )
+    for name, words, value in counters:
+        yield from _head(name, "counter", words)
+        for target, totals in used:
+            yield f"{name}{{{_labels(target)}}} {value(totals)}"
+    yield from _head("nv_inference_request_failure", "counter", "Number of failed inference requests")
+    for target, totals in used:
+        failed: dict[str, int] = dict.fromkeys(("REJECTED", "CANCELED", "BACKEND", "OTHER"), 0)
+        for (_, status), count in totals.answered.items():
+            if status != 200:
+                failed[_REASONS.get(status, "OTHER")] += count
+        for reason, count in failed.items():
+            yield f"nv_inference_request_failure{{{_labels(target, reason=reason)}}} {count}"
+
+
+def _histograms(used: list[tuple[Target, Totals]]) -> Iterator[str]:
+    name = "studio_inference_duration_seconds"
+    yield from _head(name, "histogram", "Time of answered requests by phase; phase=total is the whole request")
+    for target, totals in used:
+        for phase, buckets in zip(PHASES, totals.phases, strict=True):
+            yield from _histogram(name, _labels(target, phase=phase), buckets)
+
+
+def _histogram(name: str, labels: str, buckets: Buckets) -> Iterator[str]:
+    seen = 0
+    for bound, count in zip(BOUNDS_NS, buckets.counts[:-1], strict=True):
+        seen += count
+        yield f'{name}_bucket{{{labels},le="{bound / 1e9:g}"}} {seen}'
+    seen += buckets.counts[-1]
+    yield f'{name}_bucket{{{labels},le="+Inf"}} {seen}'
+    yield f"{name}_sum{{{labels}}} {buckets.ns / 1e9:.9g}"
+    yield f"{name}_count{{{labels}}} {seen}"
+
+
+def _requests(used: list[tuple[Target, Totals]]) -> Iterator[str]:
+    name = "studio_requests_total"
+    yield from _head(name, "counter", "Requests by protocol and HTTP status; 499 = the client went away")
+    for target, totals in used:
+        for (protocol, status), count in sorted(totals.answered.items()):
+            yield f"{name}{{{_labels(target, protocol=protocol, status=str(status))}}} {count}"
+
+
+def _server(service: Service) -> Iterator[str]:
+    yield from _head("nv_inference_pending_request_count", "gauge", "Requests waiting or running, of all models")
+    yield f"nv_inference_pending_request_count {service.executor.pending}"
+    yield from _head("nv_model_load_duration_secs", "gauge", "Model load time in seconds")
+    for target, model in service.router.models():
+        yield f"nv_model_load_duration_secs{{{_labels(target)}}} {model.load_seconds:.6g}"
+    memory = psutil.virtual_memory()
+    for name, words, value in (
+        ("nv_cpu_utilization", "CPU utilization rate of the machine [0.0 - 1.0]", psutil.cpu_percent() / 100),
+        ("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", memory.total),
+        ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", memory.total - memory.available),
+        ("studio_server_memory_bytes", "Resident memory of this server process", memory_bytes()),
+        ("studio_models_loaded", "Models that are loaded", service.router.loaded),
+        ("studio_server_ready", "Whether the server takes requests", int(service.ready)),
+    ):
+        yield from _head(name, "gauge", words)
+        yield f"{name} {value}"
