@@ -132,6 +132,12 @@ class Machine(Stack):
         names, args, kind = self._pop(), self._pop(), self._pop()
         self._push(self._make(kind, (*args, names) if isinstance(args, tuple) else args))
 
+    def kept_elsewhere(self) -> None:
+        pid = self._pop()
+        # torch.save before 1.6 wrote a class as ('module', class, file, source). Source: torch/serialization.py.
+        a_class = isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Name)
+        self._push(pid[1] if a_class else FOREIGN_OBJECT)
+
     def build(self) -> None:
         state, target = self._pop(), self._top()
         if isinstance(target, Name):
@@ -217,7 +223,7 @@ _OPERATIONS: dict[bytes, Operation] = {
     b"\x92": Machine.new_object_with_names,
     b"b": Machine.build,
     b"P": lambda m: m._in_place_of(m._in.line(), FOREIGN_OBJECT),
-    b"Q": lambda m: m._in_place_of(m._pop(), FOREIGN_OBJECT),
+    b"Q": Machine.kept_elsewhere,
     b"N": lambda m: m._push(None),
     b"\x88": lambda m: m._push(True),
     b"\x89": lambda m: m._push(False),
