@@ -6,7 +6,7 @@ table alone, so what a client sends can not make series grow; the series of a ve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -46,7 +46,7 @@ def _labels(target: Target, **more: str) -> str:
 
 
 def _triton(used: list[tuple[Target, Totals]]) -> Iterator[str]:
-    counters = (
+    counters: tuple[tuple[str, str, Callable[[Totals], int]], ...] = (
         ("nv_inference_request_success", "Number of successful inference requests", lambda t: t.success.count),
         ("nv_inference_count", "Number of inferences performed, batches counted by row", lambda t: t.rows),
         ("nv_inference_exec_count", "Number of model executions performed", lambda t: t.executions),
