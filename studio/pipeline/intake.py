@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from studio.core.errors import InvalidInput, Refused, StudioError
-from studio.core.manifest import Fidelity, FileRef, Gate, Graph
+from studio.core.errors import Refused, StudioError
+from studio.core.manifest import Fidelity, FileRef, Gate, Graph, gates_with
+from studio.core.names import REFERENCE_VARIANT
 from studio.core.settings import GateSettings
-from studio.core.tensors import DATATYPES, Signature, TensorSpec
-from studio.formats.base import ArrivalFiles, Case, Converted
+from studio.core.tensors import Signature, TensorSpec
+from studio.formats.base import Case, Converted
 from studio.formats.onnx_files import parse
-from studio.formats.registry import recognise
 from studio.formats.settings_file import ModelSettings, read_settings
+from studio.optimize.base import recipes
+from studio.pipeline import facts
+from studio.pipeline.arrival import Opened, open_arrival
 from studio.pipeline.kit import WorkKit, save_example, save_samples
 from studio.pipeline.messages import IntakeResult, IntakeTask, Progress
 from studio.verify.batching import rows_equal
@@ -30,28 +34,52 @@ _CHUNK = 8 * 1024 * 1024
 
 
 def run_intake(task: IntakeTask, report: Progress) -> IntakeResult:
-    """Recognise, convert, and compare with the source. Raises StudioError; nothing outside `task.out` is written."""
+    """Recognise, convert, and compare with the source. Raises StudioError.
+
+    Nothing is written but to `task.out`, and what archives hold beside it.
+    """
+    return intake(task, opened(task, report), report).result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """An arrival taken in: what is told of it, and what it was run on."""
+
+    result: IntakeResult
+    kit: WorkKit
+
+
+def opened(task: IntakeTask, report: Progress) -> Opened:
+    """What the arrival of a task is, unpacked where it came in an archive. Raises StudioError."""
     out = Path(task.out)
     out.mkdir(parents=True, exist_ok=True)
-    files = ArrivalFiles.of(tuple(Path(path) for path in task.files), task.stem)
     report("recognised", None, "looking at the files")
-    chosen, recognition = recognise(files)
-    settings = read_settings(files.settings)
-    report("recognised", 1.0, recognition.detail)
+    paths = tuple(Path(path) for path in task.files)
+    found = open_arrival(paths, task.stem, out.parent, lambda detail: report("recognised", None, detail))
+    report("recognised", 1.0, found.recognition.detail)
+    return found
+
+
+def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
+    """Convert and check what was recognised. Raises StudioError."""
+    out, files, recognition = Path(task.out), found.files, found.recognition
+    settings = read_settings(files.settings, wanted_recipes())
+    gates = gates_with(task.gates, settings.gates)
 
     def converting(progress: float | None, detail: str) -> None:
         report("converted", progress, detail)
 
     kit = WorkKit(files.samples, settings, converting, task.threads, task.trusted)
-    converted = chosen.convert(files, recognition, out, kit)
+    converted = found.format.convert(files, recognition, out, kit)
     _check_inside(converted, out)
+    converted = facts.named(converted, settings, kit.signature)
     report("converted", 1.0, recognition.detail)
     report("checked", 0.1, "comparing with the original")
     session = open_session(converted.graph, task.threads)
     declared = signature_of(session)
     outputs = [run(session, case.inputs) for case in converted.cases]
     parity = _parity(converted.cases, outputs, declared, kit)
-    _check_parity(parity, task.gates, recognition.detail)
+    _check_parity(parity, gates, recognition.detail, settings)
     report("checked", 0.7, "comparing the rows of batches with single runs")
     inputs, labels = kit.inputs(declared)
     batchable = rows_equal(session, inputs)
@@ -59,14 +87,17 @@ def run_intake(task: IntakeTask, report: Progress) -> IntakeResult:
     signature = Signature(
         inputs=declared.inputs, outputs=_outputs(declared, outputs, converted.cases), batchable=batchable
     )
-    _check_labels(settings, signature)
+    labels_found, label_notes = facts.class_labels(settings, (found.class_labels, converted.class_labels), signature)
+    preprocessing = facts.preprocessing(settings, signature)
+    assets = facts.assets(settings, files, out / "assets")
     samples = save_samples(out / "samples.npz", inputs, labels)
     example = save_example(out / "example.json", signature, inputs)
     graph = _graph(converted)
-    details = (*converted.notes, *_batch_notes(signature))
+    sources = (found.archive,) if found.archive else converted.sources
+    beside = (found.dropped.settings, found.dropped.samples)
     report("checked", 1.0, _checked_words(parity))
-    return IntakeResult(
-        format=chosen.name,
+    result = IntakeResult(
+        format=found.format.name,
         signature=signature,
         graph=graph,
         graph_path=str(converted.graph),
@@ -76,16 +107,27 @@ def run_intake(task: IntakeTask, report: Progress) -> IntakeResult:
         samples_count=row_count(row_layout(declared), inputs),
         samples_path=str(samples),
         example_path=str(example) if example else "",
-        sources=tuple(str(path) for path in (*converted.sources, files.settings, files.samples) if path is not None),
+        sources=tuple(str(path) for path in (*sources, *beside) if path is not None),
         machine=this_machine(),
         tools={**tool_versions(), **converted.tools},
         title=settings.title,
         description=settings.description,
         tags=settings.tags,
-        class_labels=settings.class_labels or converted.class_labels,
+        class_labels=labels_found,
         serve_only=converted.serve_only,
-        notes=details,
+        notes=(*found.notes, *converted.notes, *label_notes, *_batch_notes(signature)),
+        recipes=settings.recipes,
+        gates=settings.gates,
+        alias=settings.alias,
+        preprocessing=preprocessing,
+        asset_paths=tuple(str(path) for path in assets),
     )
+    return Taken(result=result, kit=kit)
+
+
+def wanted_recipes() -> tuple[str, ...]:
+    """Recipes that settings may ask for: all but the reference, which every version has."""
+    return tuple(name for name in recipes() if name != REFERENCE_VARIANT)
 
 
 def _check_inside(converted: Converted, out: Path) -> None:
@@ -103,7 +145,7 @@ def _parity(cases: tuple[Case, ...], outputs: list[Feed], signature: Signature, 
     return compare([case.outputs for case in cases], outputs, names, kind=kit.kind, batch_sizes=sizes)
 
 
-def _check_parity(parity: Fidelity, gates: GateSettings, what: str) -> None:
+def _check_parity(parity: Fidelity, gates: GateSettings, what: str, settings: ModelSettings) -> None:
     failed = [gate for gate in parity_gates(parity, gates) if not gate.passed]
     if failed:
         worst = parity.worst
@@ -111,7 +153,8 @@ def _check_parity(parity: Fidelity, gates: GateSettings, what: str) -> None:
         raise Refused(
             f"The converted graph does not answer as the original ({what}).",
             f"{'; '.join(_words(gate) for gate in failed)}.{figures}",
-            "Drop typical inputs with it (.npz of the same stem), or raise gates.parity_max_rel in studio.toml.",
+            "Drop typical inputs with it (.npz of the same stem), or raise parity_max_rel under [gates] in "
+            f"{settings.origin.name or 'a settings file beside it'}.",
         )
 
 
@@ -161,20 +204,6 @@ def _batch_notes(signature: Signature) -> tuple[str, ...]:
             "requests are not put together into batches.",
         )
     return ()
-
-
-def _check_labels(settings: ModelSettings, signature: Signature) -> None:
-    """Raises InvalidInput when class labels can not belong to any output."""
-    count = len(settings.class_labels)
-    scores = [spec for spec in signature.outputs if len(spec.shape) == 2 and isinstance(spec.shape[1], int)]
-    widths = [spec.shape[1] for spec in scores if DATATYPES[spec.datatype][0].startswith("float")]
-    widths = [width for width in widths if isinstance(width, int) and width > 1]
-    if count and widths and count not in widths and len(widths) == len(signature.outputs):
-        raise InvalidInput(
-            f"The settings file names {count} class labels.",
-            f"The model gives {' or '.join(str(width) for width in widths)} scores.",
-            "Give one label for each score, in their order, or leave class_labels out.",
-        )
 
 
 def _graph(converted: Converted) -> Graph:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from studio.core import codec
-from studio.core.errors import CodeFile, InvalidInput, NeedsTrust
+from studio.core.errors import CodeFile, NeedsTrust
 from studio.core.manifest import InputsKind
 from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
 from studio.formats.settings_file import ModelSettings
+from studio.pipeline.facts import check_inputs
 from studio.verify.inputs import (
     LABELS,
     Bounds,
@@ -92,6 +93,7 @@ class WorkKit:
 
     def runs(self, signature: Signature, ranges: Ranges | None = None) -> Iterator[tuple[Feed, ...]]:
         if self._samples is not None:
+            check_inputs(self._settings, signature)
             self.loaded = load_samples(self._samples, signature)
             self._attempt = None
             yield _sample_runs(signature, self.loaded.inputs)
@@ -187,27 +189,13 @@ def _sized(signature: Signature, size: int) -> Signature:
 
 def with_sizes(signature: Signature, settings: ModelSettings) -> Signature:
     """The signature with free sizes, except the leading one, as the user's settings give them. Raises InvalidInput."""
-    names = [spec.name for spec in signature.inputs]
+    check_inputs(settings, signature)
     shapes = {name: one.shape for name, one in settings.inputs.items() if one.shape is not None}
-    for name in settings.inputs:
-        if name not in names:
-            raise InvalidInput(
-                f"The settings describe an input '{name}', which the model does not have.",
-                f"Its inputs: {', '.join(names)}.",
-            )
 
     def sized(spec: TensorSpec) -> TensorSpec:
         given = shapes.get(spec.name)
         if given is None:
             return spec
-        fits = len(given) == len(spec.shape) and all(
-            isinstance(dim, str) or isinstance(size, str) or dim == size
-            for dim, size in zip(spec.shape, given, strict=True)
-        )
-        if not fits:
-            raise InvalidInput(
-                f"The settings give the sizes {list(given)} for '{spec.name}'.", f"The model takes {spec.describe()}."
-            )
         dims = (dim if isinstance(size, str) else size for dim, size in zip(spec.shape, given, strict=True))
         return replace(spec, shape=(*spec.shape[:1], *list(dims)[1:]))
 
