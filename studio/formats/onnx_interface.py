@@ -26,10 +26,10 @@ def check(model: Any) -> None:
     """
     inputs = asked(model)
     if not inputs:
-        defaults = len(model.graph.input)
+        defaults = bool(model.graph.input)
         raise Refused(
             "The model takes nothing: "
-            + (f"all its {defaults} inputs have default values." if defaults else "its graph has no inputs."),
+            + ("every input has a default value." if defaults else "its graph has no inputs."),
             "An endpoint answers requests that carry tensors.",
             "Export it again with the data as an input instead of a constant.",
         )
@@ -38,7 +38,9 @@ def check(model: Any) -> None:
     for entry in inputs:
         kind = type_words(entry.type)
         if kind not in ORT_TYPES:
-            raise Refused(f"The input '{entry.name}' is a {kind}, which can not be served.", _PLAIN, _input_fix(kind))
+            raise Refused(
+                f"The input '{entry.name}' has the type {kind}, which can not be served.", _PLAIN, _input_fix(kind)
+            )
     for entry in (*inputs, *model.graph.output):
         if "\0" in entry.name or len(entry.name.encode()) > _LONGEST_NAME:
             raise Refused(

@@ -56,9 +56,8 @@ class OnnxFormat:
         # Before any runtime sees the file: external data may name any file.
         outside = bool(external(model))
         brought = bring_in(model, path.parent, out_dir, self._limit)
-        header = fit_header(model)
-        with _original(path, model, bool(header), out_dir) as original:
-            notes = [*header, *tidied(model), *shaped(model, kit.settings, files.samples)]
+        notes = [*fit_header(model), *tidied(model), *shaped(model, kit.settings, files.samples)]
+        with _original(path, model, bool(notes), out_dir) as original:
             plain = plain_outputs(model)
             notes += plain.notes
             kit.report(0.4, "running the original without optimisation")
@@ -75,9 +74,9 @@ class OnnxFormat:
 
 
 @contextmanager
-def _original(path: Path, model: Any, headed: bool, out_dir: Path) -> Iterator[Path]:
-    """The dropped file; where only the numbers at its head are such as no runtime reads, a copy with others."""
-    if not headed:
+def _original(path: Path, model: Any, declared: bool, out_dir: Path) -> Iterator[Path]:
+    """The dropped file; where what it declares had to be put right so far, and nothing that it computes, a copy."""
+    if not declared:
         yield path
         return
     copy = out_dir / "original.onnx"

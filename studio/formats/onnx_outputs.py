@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from studio.core.errors import Refused
+from studio.core.tensors import ORT_TYPES
 from studio.formats.base import Array, Feed
 from studio.formats.onnx_interface import type_words
 
 _ML = "ai.onnx.ml"
 _TENSOR = "tensor("
+_UNSAID = "tensor(undefined)"  # the runtime finds the type by itself
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def plain_outputs(model: Any) -> PlainOutputs:
     notes: list[str] = []
     for output in model.graph.output:
         kind = type_words(output.type)
-        if kind.startswith(_TENSOR):
+        if kind in ORT_TYPES or kind == _UNSAID:
             continue
         if kind.startswith("seq(map("):
             maps[output.name] = _strip_zip_map(model, output)
@@ -69,11 +71,13 @@ def plain_outputs(model: Any) -> PlainOutputs:
             _stack(model, output)
             sequences.append(output.name)
             notes.append(f"The output '{output.name}' was a sequence of tensors. It is now one tensor of all of them.")
-        elif not inner.startswith(_TENSOR):
+        elif inner not in ORT_TYPES:
             raise Refused(
-                f"The output '{output.name}' is a {kind}, which can not be served.",
+                f"The output '{output.name}' has the type {kind}, which can not be served.",
                 "Answers carry plain tensors of numbers, booleans or strings.",
-                "Export it with tensors only.",
+                f"Export it with a cast of '{output.name}' to 32-bit floats or integers."
+                if inner.startswith(_TENSOR)
+                else "Export it with tensors only.",
             )
     return PlainOutputs(maps, tuple(sequences), tuple(optionals), tuple(notes))
 
@@ -170,6 +174,9 @@ def _set_type(output: Any, element: int, shape: list[int | None] | None) -> None
 
 def set_axis(model: Any, name: str, axis: int) -> None:
     """Stack the sequence behind an output along another axis."""
+    for entry in model.graph.output:
+        if entry.name == name:
+            entry.type.tensor_type.ClearField("shape")
     node = next(one for one in model.graph.node if one.op_type == "ConcatFromSequence" and name in one.output)
     next(entry for entry in node.attribute if entry.name == "axis").i = axis
 

@@ -294,13 +294,13 @@ def _convert(model: Any, target: int) -> Any:
 def _in_one_step(model: Any, target: int) -> Any:
     from onnx import shape_inference, version_converter
 
-    if opset_of(model) >= OLDEST_OPSET:
-        return version_converter.convert_version(model, target)
-    # Operators of opset 6 align their operands by attributes, later ones by shapes: the converter has to know them
-    # all, and where it does not, it leaves operands as they are. The sizes are made free again afterwards.
-    known = shape_inference.infer_shapes(operands_aligned(shape_inference.infer_shapes(_fixed(model))))
+    known = model
+    if opset_of(model) < OLDEST_OPSET:
+        # Operators of opset 6 align their operands by attributes, later ones by shapes: the converter has to know them
+        # all, and where it does not, it leaves operands as they are.
+        known = shape_inference.infer_shapes(operands_aligned(shape_inference.infer_shapes(_fixed(model))))
     converted = version_converter.convert_version(known, target)
-    _free_again(converted, model)
+    _declare_as(converted, model)
     return converted
 
 
@@ -343,7 +343,8 @@ def _fixed(model: Any) -> Any:
     return copy
 
 
-def _free_again(converted: Any, original: Any) -> None:
+def _declare_as(converted: Any, original: Any) -> None:
+    """Declare the inputs and outputs as the original does: the converter knows sizes of 1, and names of its own."""
     del converted.graph.value_info[:]
     for now, before in ((converted.graph.input, original.graph.input), (converted.graph.output, original.graph.output)):
         types = {entry.name: entry.type for entry in before}

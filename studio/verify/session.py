@@ -167,5 +167,7 @@ _PLACE = re.compile(
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the code location that ONNX Runtime prints in front of it."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # "Got invalid dimensions for input: x for the following indices", and then those.
+    text = " ".join(line.strip() for line in lines[: 3 if lines[0].endswith("indices") else 1])
     return (_PLACE.sub("", _CODE.sub("", text)).strip() or text)[:400]
