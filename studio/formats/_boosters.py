@@ -95,7 +95,7 @@ def cases_of(ensemble: Ensemble, graph: Path, predict: Predict, kit: Kit) -> tup
             continue
         rows = near_thresholds(ensemble, _ROWS)
         answers = predict(rows)
-        clear = ~tied(answers)
+        clear = ~tied(ensemble, answers)
         if clear.any():
             answers = {name: array[clear] for name, array in answers.items()}
             drawn = (*drawn, Case(inputs={INPUT: rows[clear]}, outputs=answers))
@@ -144,8 +144,9 @@ def near_thresholds(ensemble: Ensemble, rows: int) -> Array:
         if feature in ensemble.whole:
             chosen = np.where(side == 0, values.max() + 1, chosen)
         else:
-            chosen = np.where(side == 1, np.nextafter(chosen, np.float32(np.inf)), chosen)
-            chosen = np.where(side == 2, np.nextafter(chosen, np.float32(-np.inf)), chosen)
+            with np.errstate(over="ignore"):
+                up, down = np.nextafter(chosen, np.float32(np.inf)), np.nextafter(chosen, np.float32(-np.inf))
+            chosen = np.where(side == 1, up, np.where(side == 2, down, chosen))
         use = generator.random(rows) < 0.7
         drawn[use, feature] = np.clip(chosen[use], -_LARGEST, _LARGEST)
     special = generator.random(drawn.shape)
@@ -154,15 +155,17 @@ def near_thresholds(ensemble: Ensemble, rows: int) -> Array:
     return drawn
 
 
-def tied(answers: Feed) -> Array:
+def tied(ensemble: Ensemble, answers: Feed) -> Array:
     """Rows whose class is decided by less than rounding: either answer is right there."""
     rows = len(next(iter(answers.values())))
     scores = answers.get(PROBABILITIES)
     if scores is None:
         return np.zeros(rows, bool)
+    if ensemble.head in ("binary", "several"):
+        chosen = scores[:, 1:] if ensemble.head == "binary" else scores
+        return np.asarray((np.abs(chosen - ensemble.cut) < _TIE).any(axis=1))
     top = np.sort(scores, axis=1)
-    near = top[:, -1] - top[:, -2] < _TIE
-    return np.asarray(near | (np.abs(scores - 0.5) < _TIE).any(axis=1))
+    return np.asarray(top[:, -1] - top[:, -2] < _TIE)
 
 
 def feature_note(names: tuple[str, ...]) -> tuple[str, ...]:

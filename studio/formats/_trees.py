@@ -61,7 +61,8 @@ class Ensemble:
     """Trees and what is done with their sum: (base + Σ) · `factor`, then `head`.
 
     `whole`: features that are categories; their values are cut to whole numbers, `towards_zero` or downwards.
-    `zero_missing`: features whose zeros, to within 1e-35, count as missing.
+    `zero_missing`: features whose zeros, to within 1e-35, count as missing. `labels`: what `label` says in place of 0,
+    1, 2 …, one a class; `cut`: the probability above which a binary label is the second one.
     """
 
     features: int
@@ -75,6 +76,8 @@ class Ensemble:
     whole: tuple[int, ...] = ()
     towards_zero: bool = False
     zero_missing: tuple[int, ...] = ()
+    labels: Array | None = None
+    cut: float = 0.5
 
 
 def reachable(left: Array, right: Array) -> Array:
@@ -254,14 +257,12 @@ def _head(ensemble: Ensemble, scores: str, body: _Body) -> list[onnx.ValueInfoPr
         case "signed square":
             body.add("Mul", scores, body.add("Abs", scores), out=PREDICTION)
         case "hinge":
-            _label_by(scores, 0.0, body)
-            return [_label()]
+            return [_label(_above(scores, 0.0, body), ensemble.labels, body)]
         case "binary":
             yes = body.add("Sigmoid", scores)
             no = body.add("Sub", body.constant(1.0), yes)
             body.add("Concat", no, yes, axis=1, out=PROBABILITIES)
-            _label_by(yes, 0.5, body)
-            return [_label(), _floats_out(PROBABILITIES, 2)]
+            return [_label(_above(yes, ensemble.cut, body), ensemble.labels, body), _floats_out(PROBABILITIES, 2)]
         case "several":
             body.add("Sigmoid", scores, out=PROBABILITIES)
             held = body.add("Greater", PROBABILITIES, body.constant(0.5))
@@ -273,18 +274,26 @@ def _head(ensemble: Ensemble, scores: str, body: _Body) -> list[onnx.ValueInfoPr
                 body.add("Softmax", scores, axis=1, out=PROBABILITIES)
             else:
                 body.add("Sigmoid", scores, out=PROBABILITIES)
-            body.add("ArgMax", scores, axis=1, keepdims=0, out=LABEL)
-            return [_label(), _floats_out(PROBABILITIES, width)]
+            best = body.add("ArgMax", scores, axis=1, keepdims=0)
+            return [_label(best, ensemble.labels, body), _floats_out(PROBABILITIES, width)]
     return [_floats_out(PREDICTION, width)]
 
 
-def _label_by(scores: str, above: float, body: _Body) -> None:
+def _above(scores: str, limit: float, body: _Body) -> str:
+    """0 or 1 for each row of scores [batch, 1]."""
     flat = body.add("Squeeze", scores, body.constant([1], np.int64))
-    body.add("Cast", body.add("Greater", flat, body.constant(above)), out=LABEL, to=TensorProto.INT64)
+    return body.add("Cast", body.add("Greater", flat, body.constant(limit)), to=TensorProto.INT64)
 
 
-def _label() -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(LABEL, TensorProto.INT64, ["batch"])
+def _label(classes: str, labels: Array | None, body: _Body) -> onnx.ValueInfoProto:
+    """The class of each row, by number or by name."""
+    if labels is None:
+        body.add("Identity", classes, out=LABEL)
+        kind = TensorProto.INT64
+    else:
+        body.add("Gather", body.constant(labels, labels.dtype), classes, axis=0, out=LABEL)
+        kind = helper.np_dtype_to_tensor_dtype(labels.dtype)
+    return helper.make_tensor_value_info(LABEL, kind, ["batch"])
 
 
 def _floats_out(name: str, width: int) -> onnx.ValueInfoProto:

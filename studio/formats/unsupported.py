@@ -108,10 +108,6 @@ _MAGIC = (
         Known("packed in a way that is not unpacked here (RAR, 7z or Zstandard)", "Pack it as .zip or .tar.gz."),
     ),
     (lambda b: b[:4] == b"GGUF", Known("a GGUF language model", "Serve it with llama.cpp, or export it to ONNX.")),
-    (
-        lambda b: b[:4] == b"CBM1",
-        Known("a CatBoost model", "In Python: model.save_model('model.onnx', format='onnx')."),
-    ),
     (_safetensors, Known("a safetensors file: weights without a graph", _EXPORT_FIX)),
     (
         _frozen_graph,

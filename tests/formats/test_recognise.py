@@ -67,7 +67,6 @@ KNOWN = {
     "ort": (b"\x1c\0\0\0ORTM" + b"\0" * 64, ".ort"),
     "safetensors": (struct.pack("<Q", 2) + b"{}", "safetensors"),
     "gguf": (b"GGUF\x03\0\0\0", "GGUF"),
-    "catboost": (b"CBM1\0\0\0\0", "CatBoost"),
     "frozen graph": (b"\n\x1d\n\x01x\x12\x0bPlaceholder*\x0b\n\x05dtype\x12\x020\x01", "frozen TensorFlow"),
     "empty": (b"", "empty"),
 }
