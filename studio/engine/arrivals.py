@@ -79,9 +79,10 @@ class Arrivals:
         self._jobs.submit(job.id)
 
     def _supersede(self, arrival: Arrival, key: str) -> None:
-        """An older job of the same stem that has registered nothing yet works on content that is no longer there."""
+        """An older job of the same files that has registered nothing yet works on content that is no longer there."""
         for other in self._jobs.unfinished(arrival.stem):
-            if other.id != key and other.digest and other.version is None:
+            same = other.id != key and self._in_folder(other) == bool(arrival.folder)
+            if same and other.digest and other.version is None:
                 self._jobs.cancel_soon(other.id, "replaced by newer content")
 
     def _gone(self, group: Group) -> None:
