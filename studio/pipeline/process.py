@@ -57,7 +57,7 @@ class Worker:
         self._process, self._lines, self._transport = process, lines, transport
         self._settings, self._scratch = settings, scratch
         self._log_path, self._log_start = log_path, log_start
-        self._step = ""
+        self._step = self._doing = ""
         self._cancelled = False
         self._used = False
         self.sandbox: dict[str, str] = {}
@@ -149,7 +149,7 @@ class Worker:
         if message.type == "ready":
             self.sandbox = message.sandbox or {"network": "open", "files": "the user's rights"}
         elif message.type == "progress":
-            self._step = message.step
+            self._step, self._doing = message.step, message.detail
             if on_progress is not None:
                 on_progress(message.step, message.progress, message.detail)
         return message
@@ -168,7 +168,7 @@ class Worker:
         code = await self._process.wait()
         if self._cancelled:
             return Cancelled(f"{self._during()} was cancelled.")
-        return ended_words(code, self._during(), self._settings, self._log_tail())
+        return ended_words(code, self._during(), self._settings, self._log_tail(), self._doing)
 
     def _log_tail(self) -> str:
         try:
@@ -195,8 +195,11 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def ended_words(code: int, during: str, settings: WorkerSettings, log: str) -> StepFailed:
-    """What an exit status and the end of the log say: which limit, or which signal, and what to do."""
+def ended_words(code: int, during: str, settings: WorkerSettings, log: str, doing: str = "") -> StepFailed:
+    """What an exit status and the end of the log say: which limit, or which signal, and what to do.
+
+    `doing` is what the worker told last: it names the library that crashed.
+    """
     if any(mark in log for mark in MEMORY_MARKS):
         return StepFailed(
             f"{during} ran out of memory.",
@@ -229,7 +232,7 @@ def ended_words(code: int, during: str, settings: WorkerSettings, log: str) -> S
             "Close other programs or use a smaller model, then retry.",
         )
     return StepFailed(
-        f"{during} crashed ({name}).",
+        f"{during} crashed ({name}){f' at: {doing[:200]}' if doing else ''}.",
         "The file made the library that reads it fail. Nothing else was touched.",
         "Export the model again. If it fails again, the job's log shows where it crashed.",
     )
