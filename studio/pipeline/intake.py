@@ -12,22 +12,26 @@ import numpy as np
 from studio.core.errors import Refused, StudioError
 from studio.core.manifest import Fidelity, FileRef, Gate, Graph, gates_with
 from studio.core.names import REFERENCE_VARIANT
+from studio.core.ort_format import HEAD, is_ort
 from studio.core.settings import GateSettings
 from studio.core.tensors import Signature, TensorSpec
 from studio.formats.base import Case, Converted
 from studio.formats.onnx_files import parse
 from studio.formats.settings_file import ModelSettings, read_settings
+from studio.formats.sniff import head
 from studio.optimize.base import recipes
 from studio.pipeline import facts
 from studio.pipeline.arrival import Opened, open_arrival
 from studio.pipeline.kit import WorkKit, save_example, save_samples
 from studio.pipeline.messages import IntakeResult, IntakeTask, Progress
 from studio.verify.batching import rows_equal
-from studio.verify.fidelity import compare
+from studio.verify.fidelity import check_alike, compare
 from studio.verify.graph_info import describe
 from studio.verify.inputs import row_count, row_layout
 from studio.verify.machine import this_machine, tool_versions
+from studio.verify.ort_info import describe_ort
 from studio.verify.session import Feed, open_session, run, signature_of
+from studio.verify.steadiness import non_finite_notes, unsteady, unsteady_note
 from studio.verify.verdict import parity_gates
 
 _CHUNK = 8 * 1024 * 1024
@@ -78,7 +82,8 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     session = open_session(converted.graph, task.threads)
     declared = signature_of(session)
     outputs = [run(session, case.inputs) for case in converted.cases]
-    parity = _parity(converted.cases, outputs, declared, kit)
+    moving = unsteady(session, converted.cases[0].inputs, outputs[0])
+    parity = _parity(converted.cases, outputs, declared, kit, moving)
     _check_parity(parity, gates, recognition.detail, settings)
     report("checked", 0.7, "comparing the rows of batches with single runs")
     inputs, labels = kit.inputs(declared)
@@ -115,7 +120,14 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
         tags=settings.tags,
         class_labels=labels_found,
         serve_only=converted.serve_only,
-        notes=(*found.notes, *converted.notes, *label_notes, *_batch_notes(signature)),
+        notes=(
+            *found.notes,
+            *converted.notes,
+            *label_notes,
+            *unsteady_note(moving),
+            *non_finite_notes([case.outputs for case in converted.cases], kit.kind),
+            *(() if moving else _batch_notes(signature)),
+        ),
         recipes=settings.recipes,
         gates=settings.gates,
         alias=settings.alias,
@@ -138,11 +150,18 @@ def _check_inside(converted: Converted, out: Path) -> None:
         raise Refused("The format's converter gave no runs of the source to compare with.")
 
 
-def _parity(cases: tuple[Case, ...], outputs: list[Feed], signature: Signature, kit: WorkKit) -> Fidelity:
+def _parity(
+    cases: tuple[Case, ...], outputs: list[Feed], signature: Signature, kit: WorkKit, moving: tuple[str, ...]
+) -> Fidelity:
+    """Agreement with the source, over the outputs that do not draw random numbers (`moving` ones)."""
     layout = row_layout(signature)
     sizes = sorted({row_count(layout, case.inputs) for case in cases})
     names = [spec.name for spec in signature.outputs]
-    return compare([case.outputs for case in cases], outputs, names, kind=kit.kind, batch_sizes=sizes)
+    expected = [case.outputs for case in cases]
+    check_alike(expected, outputs, names)
+    return compare(
+        expected, outputs, [name for name in names if name not in moving], kind=kit.kind, batch_sizes=sizes
+    )
 
 
 def _check_parity(parity: Fidelity, gates: GateSettings, what: str, settings: ModelSettings) -> None:
@@ -211,11 +230,14 @@ def _graph(converted: Converted) -> Graph:
     for path, ref in zip(converted.weights, weights, strict=True):
         if path.name != ref.sha256:
             raise Refused(f"The weights file {path.name} is not named by its content.")
+    file = file_ref(converted.graph)
+    if is_ort(head(converted.graph, HEAD)):
+        return describe_ort(converted.graph, file)
     try:
         model: Any = parse(converted.graph)
     except StudioError as error:
         raise Refused("The converted graph can not be read back.", error.why) from error
-    return describe(model, file_ref(converted.graph), weights)
+    return describe(model, file, weights)
 
 
 def file_ref(path: Path) -> FileRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,8 +208,11 @@ def save_samples(path: Path, inputs: Feed, labels: Array | None) -> Path:
     arrays: dict[str, Any] = {name: _plain(array) for name, array in inputs.items()}
     if labels is not None:
         arrays[LABELS] = labels
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
+    # np.savez takes arrays as keywords, and so none of the names of its own parameters.
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
     return path
 
 
