@@ -10,7 +10,7 @@ from pathlib import Path
 
 from studio.core.errors import InvalidInput, Refused
 from studio.core.preprocessing import Preprocessing
-from studio.core.tensors import DATATYPES, Signature, TensorSpec
+from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
 from studio.formats.base import ArrivalFiles, Case, Converted, Feed
 from studio.formats.onnx_files import parse
 from studio.formats.onnx_names import rename_outputs
@@ -36,16 +36,10 @@ def check_inputs(settings: ModelSettings, signature: Signature) -> None:
                 "Correct the name, or leave that table out.",
             )
         given = said.shape
-        fits = given is None or (
-            len(given) == len(spec.shape)
-            and all(
-                isinstance(dim, str) or isinstance(size, str) or dim == size for dim, size in zip(spec.shape, given)
-            )
-        )
-        if not fits:
+        if given is not None and not _fits(given, spec.shape):
             raise InvalidInput(
                 f"{settings.place('inputs', name, 'shape')}: the shape of '{name}' is not the model's.",
-                f"It says {list(given or ())}; the model takes {spec.describe()}.",
+                f"It says {list(given)}; the model takes {spec.describe()}.",
                 "Correct it, or leave it out.",
             )
         if said.datatype and said.datatype != spec.datatype:
@@ -54,6 +48,13 @@ def check_inputs(settings: ModelSettings, signature: Signature) -> None:
                 f"It says {said.datatype}; the model takes {spec.describe()}.",
                 "Correct it, or leave it out.",
             )
+
+
+def _fits(given: tuple[Dim, ...], shape: tuple[Dim, ...]) -> bool:
+    pairs = zip(given, shape, strict=False)
+    return len(given) == len(shape) and all(
+        one == other for one, other in pairs if not {str} & {type(one), type(other)}
+    )
 
 
 # -- outputs

@@ -67,7 +67,7 @@ def opened(task: IntakeTask, report: Progress) -> Opened:
 def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     """Convert and check what was recognised. Raises StudioError."""
     out, files, recognition = Path(task.out), found.files, found.recognition
-    settings = read_settings(files.settings, wanted_recipes())
+    settings = read_settings(files.settings, wanted_recipes() if files.settings else None)
     gates = gates_with(task.gates, settings.gates)
 
     def converting(progress: float | None, detail: str) -> None:
