@@ -98,12 +98,6 @@ _MAGIC = (
     ),
     (lambda b: b[4:8] == b"TFL3", Known("a TensorFlow Lite model", f"{_ONNX_FIX} For example with tf2onnx --tflite.")),
     (
-        lambda b: b[4:8] == b"ORTM",
-        Known(
-            "an ONNX Runtime .ort file, which can not be changed or checked against a source", "Drop its .onnx file."
-        ),
-    ),
-    (
         lambda b: b[:6] in (b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c") or b[:4] == b"\x28\xb5\x2f\xfd",
         Known("packed in a way that is not unpacked here (RAR, 7z or Zstandard)", "Pack it as .zip or .tar.gz."),
     ),

@@ -159,9 +159,7 @@ def _parity(
     names = [spec.name for spec in signature.outputs]
     expected = [case.outputs for case in cases]
     check_alike(expected, outputs, names)
-    return compare(
-        expected, outputs, [name for name in names if name not in moving], kind=kit.kind, batch_sizes=sizes
-    )
+    return compare(expected, outputs, [name for name in names if name not in moving], kind=kit.kind, batch_sizes=sizes)
 
 
 def _check_parity(parity: Fidelity, gates: GateSettings, what: str, settings: ModelSettings) -> None:

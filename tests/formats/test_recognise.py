@@ -64,7 +64,6 @@ KNOWN = {
     "keras": (archive("config.json", "metadata.json", "model.weights.h5"), "Keras 3"),
     "h5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "HDF5"),
     "tflite": (b"\x1c\0\0\0TFL3" + b"\0" * 64, "TensorFlow Lite"),
-    "ort": (b"\x1c\0\0\0ORTM" + b"\0" * 64, ".ort"),
     "safetensors": (struct.pack("<Q", 2) + b"{}", "safetensors"),
     "gguf": (b"GGUF\x03\0\0\0", "GGUF"),
     "frozen graph": (b"\n\x1d\n\x01x\x12\x0bPlaceholder*\x0b\n\x05dtype\x12\x020\x01", "frozen TensorFlow"),
