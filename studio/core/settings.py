@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 class ServingSettings:
     """`port` 0 takes any free port. `threads` are ONNX Runtime's intra-op threads a run; 0 workers = one a core.
 
-    `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`: runs
+    `memory_bytes` is what loaded models may take together before idle ones are unloaded, 0 = half of the machine's;
+    a model that nothing pins is unloaded after `idle_seconds` without a request, 0 = never. `access_log`: a file for a
+    JSON line for each request, relative to the workspace; empty = none. `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`: runs
     of one model at a time, 0 = as many as there are workers.
     """
 
@@ -21,6 +23,9 @@ class ServingSettings:
     queue: int = 1024
     timeout_seconds: float = 60.0
     model_runs: int = 0
+    memory_bytes: int = 0
+    idle_seconds: float = 900.0
+    access_log: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 
 from studio import __version__
@@ -45,7 +46,7 @@ class Engine:
         self.bus = Bus()
         self.logs = Logs(workspace.engine_log, self.bus)
         self.supervisor = Supervisor(
-            settings.serving,
+            replace(settings.serving, access_log=_below(workspace.root, settings.serving.access_log)),
             workspace.server_log,
             on_status=self._server_changed,
             on_tick=self._tick,
@@ -231,3 +232,8 @@ def clear_folder(folder: Path) -> None:
     """Remove what workers of an engine that was killed have left behind."""
     for left in folder.iterdir():
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _below(root: Path, name: str) -> str:
+    """A file of the settings as an absolute path; relative ones are meant from the workspace."""
+    return str(root / Path(name).expanduser()) if name else ""

@@ -21,6 +21,7 @@ from studio.serving.http import (
     Response,
     Scope,
     Send,
+    echoed,
     error_response,
     header_map,
     json_response,
@@ -50,10 +51,12 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         started_ns = time.perf_counter_ns()
+        echo: tuple[tuple[bytes, bytes], ...] = ()
         if scope["type"] != "http":
             return
         try:
             headers = header_map(scope["headers"])
+            echo = echoed(headers)
             check_door(scope["method"], headers, scope["http_version"], host)
             segments = split_path(scope["raw_path"])
             body = await read_body(receive, headers, limit)
@@ -66,7 +69,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
             return
         except Exception:
             response = _unforeseen()
-        await respond(send, response)
+        await respond(send, response, echo)
 
     return app
 

@@ -18,16 +18,19 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 
 # Before anything imports onnxruntime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
+import psutil
 
 from studio.core.errors import StudioError
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
 from studio.serving import sessions
+from studio.serving.access_log import AccessLog
 from studio.serving.app import DIRECT, check_door, make_app
 from studio.serving.connection import Listener
 from studio.serving.control import Channel, Drain
@@ -73,6 +76,8 @@ async def serve(listening: socket.socket, control: socket.socket) -> int:
         service.router.close()
         service.executor.close()
         reporter.flush()
+        if service.access is not None:
+            service.access.close()
     reading.cancel()
     await channel.flush(1.0)
     return code
@@ -82,13 +87,18 @@ def build(settings: ServingSettings, channel: Channel) -> tuple[Service, Reporte
     """The parts of the server, wired. Needs a running loop."""
     loop = asyncio.get_running_loop()
     statistics = Statistics()
-    router = Router(functools.partial(sessions.load, threads=settings.threads))
+    router = Router(
+        functools.partial(sessions.load, threads=settings.threads),
+        memory_bytes=settings.memory_bytes or psutil.virtual_memory().total // 2,
+        idle_seconds=settings.idle_seconds,
+    )
     reporter = Reporter(loop, channel, statistics, lambda: router.loaded)
     router.on_change = reporter.touch
     executor = Executor(
         loop, settings.workers, settings.queue, seconds=settings.timeout_seconds, parallel=settings.model_runs
     )
-    return Service(settings, router, executor, statistics, reporter.touch), reporter
+    access = AccessLog(Path(settings.access_log), loop) if settings.access_log else None
+    return Service(settings, router, executor, statistics, reporter.touch, access=access), reporter
 
 
 async def _read(

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from studio.serving.direct import Direct, DirectCall, head
-from studio.serving.http import BODY_BYTES_A_SECOND, BODY_SECONDS, Connection, Response, packed
+from studio.serving.http import BODY_BYTES_A_SECOND, BODY_SECONDS, Connection, Response, echoed, packed
 
 MAX_HEAD_BYTES = 64 * 1024
 """The request line and all headers together."""
@@ -187,7 +187,7 @@ class ServingProtocol(HttpToolsProtocol):
     def _write(self, response: Response, call: DirectCall) -> None:
         if self.transport.is_closing() or call.disconnected:
             return
-        start = head(response, STATUS_LINE[response.status], call.keep_alive)
+        start = head(response, STATUS_LINE[response.status], call.keep_alive, echoed(call.headers))
         if len(response.body) < ONE_PACKET_BYTES:
             self.transport.write(start + response.body)
         else:

@@ -61,6 +61,7 @@ class Direct:
     def begin(self, call: DirectCall, body: Body, respond: Callable[[Response], None]) -> None:
         kind, target, model = call.found
         exchange = kind(self._service, target, call.peer, call.started_ns, respond)
+        exchange.headers = call.headers
         exchange.begin(model, body, call.headers)
 
 
@@ -136,13 +137,13 @@ class DirectCall:
 _HEADS: dict[tuple[int, bytes, bool], bytes] = {}
 
 
-def head(response: Response, status_line: bytes, keep_alive: bool) -> bytes:
-    """Status line and headers of an answer, up to the length of its body."""
+def head(response: Response, status_line: bytes, keep_alive: bool, echo: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+    """Status line and headers of an answer."""
     key = (response.status, response.content_type, keep_alive)
     start = _HEADS.get(key)
     if start is None:
         close = b"" if keep_alive else b"connection: close\r\n"
         start = b"%scontent-type: %s\r\n%scontent-length: " % (status_line, response.content_type, close)
         _HEADS[key] = start
-    more = b"".join(b"%s: %s\r\n" % pair for pair in response.headers)
+    more = b"".join(b"%s: %s\r\n" % pair for pair in (*response.headers, *echo))
     return b"%s%d\r\n%s\r\n" % (start, len(response.body), more)

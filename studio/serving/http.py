@@ -53,6 +53,15 @@ class Request:
     started_ns: int
 
 
+_ECHOED = (b"x-request-id", b"traceparent", b"tracestate")
+_ECHOABLE = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,255}")
+
+
+def echoed(headers: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """What a client sent to find its request again, to be sent back: its id, and W3C's trace context."""
+    return tuple((name, headers[name]) for name in _ECHOED if name in headers and _ECHOABLE.fullmatch(headers[name]))
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """One answer, sent whole."""
@@ -232,12 +241,13 @@ def deflate(body: bytes, encoding: bytes) -> bytes:
     return stream.compress(body) + stream.flush()
 
 
-async def respond(send: Send, response: Response) -> None:
+async def respond(send: Send, response: Response, echo: tuple[tuple[bytes, bytes], ...] = ()) -> None:
     """Send head and body in one go, so that they leave in one packet where they fit."""
     headers = [
         (b"content-type", response.content_type),
         (b"content-length", str(len(response.body)).encode()),
         *response.headers,
+        *echo,
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

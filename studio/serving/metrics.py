@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import psutil
 
 from studio.core.routing import Target
+from studio.serving.memory import resident_bytes
 from studio.serving.service import CLIENT_CLOSED, Service
-from studio.serving.statistics import BOUNDS_NS, PHASES, Buckets, Totals, memory_bytes
+from studio.serving.statistics import BOUNDS_NS, PHASES, Buckets, Totals
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _REASONS = {503: "REJECTED", CLIENT_CLOSED: "CANCELED", 500: "BACKEND"}
@@ -128,7 +129,7 @@ def _server(service: Service) -> Iterator[str]:
         ("nv_cpu_utilization", "CPU utilization rate of the machine [0.0 - 1.0]", psutil.cpu_percent() / 100),
         ("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", memory.total),
         ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", memory.total - memory.available),
-        ("studio_server_memory_bytes", "Resident memory of this server process", memory_bytes()),
+        ("studio_server_memory_bytes", "Resident memory of this server process", resident_bytes()),
         ("studio_models_loaded", "Models that are loaded", service.router.loaded),
         ("studio_server_ready", "Whether the server takes requests", int(service.ready)),
     ):

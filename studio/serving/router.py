@@ -18,8 +18,8 @@ Identity = tuple[str, str, str]
 
 MAX_PATHS = 4096
 """Spellings of request paths that are remembered."""
-MAX_UNPINNED = 8
-"""Targets kept loaded beside the pinned ones; the one not used for longest goes first."""
+IDLE_LOOKS = 10
+"""How often in the time after which an idle model is unloaded it is looked for such."""
 RETRY_SECONDS = 10.0
 """A target that failed to load on use is not tried again for so long."""
 
@@ -42,14 +42,19 @@ def identity(target: Target) -> Identity:
 class Router:
     """The table that is in force, and its loaded models. Lives on the event loop; `load` runs on its own threads.
 
-    `on_change` is called when a model was loaded or a table put in force.
+    `on_change` is called when a model was loaded, unloaded, or a table put in force. Models that nothing pins are
+    unloaded when all take more than `memory_bytes`, the one not used for longest first, and when they were idle for
+    `idle_seconds`; 0 = never. A run under way holds its model until it is done.
     """
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, memory_bytes: int = 0, idle_seconds: float = 0.0) -> None:
         self.table = RoutingTable()
         self.paths: dict[bytes, Target] = {}
         """Request paths that were resolved with this table; a protocol's own shortcut."""
         self._load = load
+        self._memory_bytes = memory_bytes
+        self._idle_seconds = idle_seconds
+        self._idle_timer: asyncio.TimerHandle | None = None
         self.on_change: Callable[[], None] = lambda: None
         self._models: dict[Identity, LoadedModel] = {}
         self._loading: dict[Identity, asyncio.Task[LoadedModel]] = {}
@@ -162,6 +167,8 @@ class Router:
 
     def close(self) -> None:
         """Start no more loads."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, target: Target) -> asyncio.Task[LoadedModel]:
@@ -193,7 +200,7 @@ class Router:
             self._models[key] = model
         # What a table that is being applied has loaded is not pinned so far, and must not be thrown out again.
         if not applying:
-            self._evict()
+            self._evict(keep=key)
         self.on_change()
         return model
 
@@ -206,12 +213,33 @@ class Router:
             del self._failures[key]
         self._evict()
 
-    def _evict(self) -> None:
+    def _spare(self) -> list[Identity]:
+        """What nothing pins, not used for longest first."""
         pinned = set(self.table.pinned)
         spare = [key for key in self._models if key[0] not in pinned]
-        spare.sort(key=lambda key: self._models[key].last_used)
-        for key in spare[: max(0, len(spare) - MAX_UNPINNED)]:
+        return sorted(spare, key=lambda key: self._models[key].last_used)
+
+    def _evict(self, keep: Identity | None = None) -> None:
+        """Make room. `keep` was loaded for a request that is about to run it."""
+        used = sum(model.memory_bytes for model in self._models.values())
+        for key in self._spare():
+            if not self._memory_bytes or used <= self._memory_bytes:
+                break
+            if key != keep:
+                used -= self._models.pop(key).memory_bytes
+        if self._idle_seconds and self._idle_timer is None and self._spare():
+            pause = self._idle_seconds / IDLE_LOOKS
+            self._idle_timer = asyncio.get_running_loop().call_later(pause, self._unload_idle)
+
+    def _unload_idle(self) -> None:
+        self._idle_timer = None
+        since = time.monotonic() - self._idle_seconds
+        idle = [key for key in self._spare() if self._models[key].last_used < since]
+        for key in idle:
             del self._models[key]
+        self._evict()
+        if idle:
+            self.on_change()
 
 
 def unknown(model: str, version: str = "") -> NotFound:

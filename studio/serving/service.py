@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from studio.core.errors import StudioError
 from studio.core.routing import Target
 from studio.core.settings import ServingSettings
+from studio.serving.access_log import AccessLog
 from studio.serving.batching import Ticket
 from studio.serving.executor import Executor
 from studio.serving.http import Body, Connection, Disconnected, Response, error_response
@@ -34,6 +35,7 @@ class Service:
     statistics: Statistics
     touch: Callable[[], None]
     ready: bool = False
+    access: AccessLog | None = None
 
 
 class Exchange:
@@ -46,6 +48,7 @@ class Exchange:
     __slots__ = (
         "connection",
         "gone",
+        "headers",
         "parsing_ns",
         "receiving_ns",
         "respond",
@@ -71,6 +74,7 @@ class Exchange:
         self.started_ns = started_ns
         self.respond = respond
         self.gone = gone
+        self.headers: dict[bytes, bytes] = {}
         self.parsing_ns = 0
         self.receiving_ns = time.perf_counter_ns() - started_ns
         self.ticket: Ticket | None = None
@@ -102,7 +106,9 @@ class Exchange:
     def fail(self, error: StudioError) -> None:
         """Answer with an error, and count it."""
         count_failure(self.service, self.target, self.protocol, error.http_status, self.started_ns, str(error))
-        self.respond(self.error(error))
+        response = self.error(error)
+        self._note(error.http_status, len(response.body), str(error))
+        self.respond(response)
 
     def _done(self, ticket: Ticket) -> None:
         self.connection.on_lost.remove(self._lost)
@@ -116,12 +122,31 @@ class Exchange:
             self.target.name, self.protocol, ticket, self.started_ns, self.parsing_ns, self.receiving_ns
         )
         service.touch()
+        self._note(200, len(response.body))
         self.respond(response)
+
+    def _note(self, status: int, size: int, error: str = "") -> None:
+        """Write the request into the access log, if there is one."""
+        access = self.service.access
+        if access is not None:
+            ticket = self.ticket
+            access.add(
+                protocol=self.protocol,
+                target=self.target.name,
+                status=status,
+                latency_us=(time.perf_counter_ns() - self.started_ns) // 1000,
+                rows=ticket.rows if ticket is not None else 0,
+                bytes=size,
+                id=self.headers.get(b"x-request-id", b"").decode("latin-1")[:256],
+                traceparent=self.headers.get(b"traceparent", b"").decode("latin-1")[:256],
+                error=error[:300],
+            )
 
     def _lost(self) -> None:
         assert self.ticket is not None
         self.service.executor.cancel(self.ticket)
         count_failure(self.service, self.target, self.protocol, CLIENT_CLOSED, self.started_ns, "The client went away.")
+        self._note(CLIENT_CLOSED, 0, "The client went away.")
         if self.gone is not None:
             self.gone()
 

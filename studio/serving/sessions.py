@@ -22,6 +22,7 @@ from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, TensorSpec
 from studio.serving.batching import Rules, best_batch
+from studio.serving.memory import resident_bytes
 from studio.serving.problems import ModelFailed
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class LoadedModel:
 
     `warm_error` tells what the run on zeros failed with, '' if it went well: many models refuse zeros, or sizes of 1,
     and still serve, so it is recorded and not fatal. `last_used` is `time.monotonic()`. `rules` say which requests may
-    run together, `typical_ns` is what a run of one row took when it was loaded, `lane` belongs to the executor.
+    run together, `memory_bytes` what it was seen to take, `typical_ns` is what a run of one row took when it was
+    loaded, `lane` belongs to the executor.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class LoadedModel:
         "lane",
         "last_used",
         "load_seconds",
+        "memory_bytes",
         "rules",
         "target",
         "typical_ns",
@@ -83,6 +86,7 @@ class LoadedModel:
         self._bf16 = any(spec.datatype == "BF16" for spec in specs)
         self.rules = Rules(target.signature)
         self.typical_ns = 0
+        self.memory_bytes = 0
         self.lane: Lane | None = None
 
     @staticmethod
@@ -150,6 +154,7 @@ def load(target: Target, threads: int) -> LoadedModel:
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if not Path(target.path).is_file():
         raise Unavailable(f"'{target.name}' could not be loaded.", "Its file is missing from the store.")
+    before = resident_bytes()
     started = time.perf_counter()
     try:
         session = onnxruntime.InferenceSession(target.path, options, providers=["CPUExecutionProvider"])
@@ -162,6 +167,8 @@ def load(target: Target, threads: int) -> LoadedModel:
         _measure(model)
     except StudioError as error:
         model.warm_error = str(error)
+    # Others may load at the same time, and freed memory may be used again: never less than the file itself.
+    model.memory_bytes = max(resident_bytes() - before, Path(target.path).stat().st_size)
     return model
 
 

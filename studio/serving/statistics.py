@@ -5,16 +5,13 @@ Everything here runs on the event loop, so nothing is locked.
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from studio.core.metrics import RequestLine, Sample, Tick
 from studio.serving.batching import Ticket
+from studio.serving.memory import resident_bytes
 
 MAX_LINES = 20
 """Request lines kept a second. The last `ERROR_LINES` of them are for failures, so that load does not hide those."""
@@ -181,7 +178,7 @@ class Statistics:
         lines = self._lines
         self._samples = {}
         self._lines = []
-        return Tick(at=at, samples=samples, loaded=loaded, memory=memory_bytes()), lines
+        return Tick(at=at, samples=samples, loaded=loaded, memory=resident_bytes()), lines
 
     def keep_only(self, targets: set[str]) -> None:
         """Forget the totals of targets that are gone."""
@@ -200,12 +197,3 @@ class Statistics:
         if sample is None:
             sample = self._samples[target] = Sample(target=target, at=0.0)
         return sample
-
-
-def memory_bytes() -> int:
-    """Resident memory of this process; its peak where the system does not tell the present value."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

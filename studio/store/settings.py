@@ -25,6 +25,8 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "serving.queue": (1, None),
     "serving.timeout_seconds": (0, None),
     "serving.model_runs": (0, None),
+    "serving.memory_bytes": (0, None),
+    "serving.idle_seconds": (0, None),
     "inbox.settle_seconds": (0, 3600),
     "inbox.patience_seconds": (0, 86400),
     "inbox.rescan_seconds": (1, None),

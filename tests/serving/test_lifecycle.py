@@ -139,17 +139,6 @@ def test_a_missing_file_is_a_reason_and_not_a_crash(tmp_path: Path) -> None:
         assert str(tmp_path) not in errors["m:1-fp32"]
 
 
-def test_many_unpinned_targets_do_not_pile_up(tmp_path: Path) -> None:
-    targets = [graphs.scaled(tmp_path, float(n), model="m", version=n) for n in range(1, 14)]
-    with running(tmp_path, graphs.table(*targets, pinned=("m:1-fp32",))) as server:
-        for target in targets:
-            assert value_of(server, target.name) == target.version
-        rows = server.json("POST", "/v2/repository/index", {"ready": True})[1]
-        assert len(rows) == 1 + 8
-        assert {"m 1", "m 13"} <= {f"{row['name']} {row['version']}" for row in rows}
-        assert value_of(server, "m:2") == 2.0
-
-
 def test_a_first_use_by_many_is_one_load(tmp_path: Path) -> None:
     target = graphs.scaled(tmp_path, 5.0, model="m")
     with running(tmp_path, graphs.table(target, pinned=())) as server:

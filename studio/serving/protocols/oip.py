@@ -163,6 +163,7 @@ async def _infer(service: Service, request: Request, model_segment: str, version
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
         exchange = Infer(service, target, request.connection, request.started_ns, respond, gone)
+        exchange.headers = request.headers
         exchange.begin(model, body, request.headers)
 
     return await answered(begin)

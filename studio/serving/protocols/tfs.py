@@ -130,6 +130,7 @@ async def infer(service: Service, request: Request, parts: list[str]) -> Respons
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
         exchange = kind(service, target, request.connection, request.started_ns, respond, gone)
+        exchange.headers = request.headers
         exchange.begin(model, body, request.headers)
 
     return await answered(begin)

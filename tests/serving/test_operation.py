@@ -1,0 +1,86 @@
+"""Finding a request again, and memory: ids, trace context, the access log, unloading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from studio.core.settings import ServingSettings
+from tests.serving import graphs
+from tests.serving.harness import Child, running
+
+ROW = json.dumps({"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": [0.5] * 64}]}).encode()
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/v2/models/m/infer", ROW, 200),
+        ("POST", "/v2/models/m/infer", b"{}", 400),
+        ("POST", "/v1/models/m:predict", b"{}", 400),
+        ("GET", "/v2/models/m", None, 200),
+        ("GET", "/nowhere", None, 404),
+    ],
+)
+def test_ids_come_back(tmp_path: Path, method: str, path: str, body: bytes | None, status: int) -> None:
+    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m"))) as server:
+        sent = {"X-Request-Id": "abc-1", "traceparent": TRACE}
+        got, headers, _ = server.request(method, path, body, sent)
+        assert (got, headers.get("x-request-id"), headers.get("traceparent")) == (status, "abc-1", TRACE)
+        _, headers, _ = server.request(method, path, body, {"X-Request-Id": "a" * 300})
+        assert "x-request-id" not in headers
+
+
+def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "access.jsonl"
+    settings = ServingSettings(access_log=str(log))
+    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server:
+        server.request("POST", "/v2/models/m/infer", ROW, {"x-request-id": "one", "traceparent": TRACE})
+        server.request("POST", "/v1/models/m:predict", b'{"instances": [[1]]}', {"x-request-id": "two\\"})
+        server.request("GET", "/v2/models/m")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["id"], line["protocol"], line["status"], line["rows"]) for line in lines] == [
+        ("one", "v2", 200, 1),
+        ("two\\", "tfs", 400, 0),
+    ]
+    assert lines[0]["target"] == "m:1-fp32"
+    assert lines[0]["traceparent"] == TRACE
+    assert lines[0]["latency_us"] > 0
+    assert "shape" in lines[1]["error"]
+
+
+def test_a_log_that_can_not_be_written_stops_nothing(tmp_path: Path) -> None:
+    settings = ServingSettings(access_log=str(tmp_path))  # a folder
+    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server:
+        for _ in range(3):
+            assert server.request("POST", "/v2/models/m/infer", ROW)[0] == 200
+        assert server.close() == 0
+
+
+def loaded(server: Child) -> set[str]:
+    index = server.json("POST", "/v2/repository/index")[1]
+    return {f"{row['name']}:{row['version']}" for row in index if row["state"] == "READY"}
+
+
+def test_models_make_room_for_each_other(tmp_path: Path) -> None:
+    """A budget that nothing fits in: what is pinned stays, of the rest the last one used."""
+    targets = [graphs.mlp(tmp_path, model="m", version=version) for version in (1, 2, 3)]
+    table = graphs.table(*targets, pinned=("m:1-fp32",))
+    with running(tmp_path, table, ServingSettings(memory_bytes=1)) as server:
+        for version in (2, 3):
+            assert server.request("POST", f"/v2/models/m/versions/{version}/infer", ROW)[0] == 200
+            assert loaded(server) == {"m:1", f"m:{version}"}
+        assert server.request("POST", "/v2/models/m/versions/1/infer", ROW)[0] == 200
+
+
+def test_idle_models_are_unloaded_and_come_back(tmp_path: Path) -> None:
+    targets = [graphs.mlp(tmp_path, model="m", version=version) for version in (1, 2)]
+    table = graphs.table(*targets, pinned=("m:1-fp32",))
+    with running(tmp_path, table, ServingSettings(idle_seconds=0.3)) as server:
+        assert server.request("POST", "/v2/models/m/versions/2/infer", ROW)[0] == 200
+        assert loaded(server) == {"m:1", "m:2"}
+        server.wait_for(lambda: loaded(server) == {"m:1"}, "the idle model to be unloaded")
+        assert server.request("POST", "/v2/models/m/versions/2/infer", ROW)[0] == 200
