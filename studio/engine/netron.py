@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from studio.core.errors import Unavailable
 from studio.core.routing import Target
+from studio.serving.sessions import is_ort_file
 from studio.store.workspace import Workspace
 
 READY_SECONDS = 15.0
@@ -32,7 +34,8 @@ class Netron:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
         # Netron tells formats apart by extension, and blobs have none.
-        link = self._workspace.run / f"{target.model}-{target.key}.onnx"
+        suffix = ".ort" if is_ort_file(Path(target.path)) else ".onnx"
+        link = self._workspace.run / f"{target.model}-{target.key}{suffix}"
         link.unlink(missing_ok=True)
         link.symlink_to(target.path)
         with (self._workspace.logs / "netron.log").open("ab") as log:

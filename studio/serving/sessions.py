@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.core.errors import InvalidInput, StudioError, Unavailable
+from studio.core.ort_format import HEAD, is_ort
 from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, TensorSpec
 from studio.serving.batching import Rules, best_batch
@@ -154,6 +155,9 @@ def load(target: Target, threads: int) -> LoadedModel:
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if not Path(target.path).is_file():
         raise Unavailable(f"'{target.name}' could not be loaded.", "Its file is missing from the store.")
+    if is_ort_file(Path(target.path)):
+        # It goes by the file name's ending otherwise, and blobs have none.
+        options.add_session_config_entry("session.load_model_format", "ORT")
     before = resident_bytes()
     started = time.perf_counter()
     try:
@@ -186,6 +190,15 @@ def _measure(model: LoadedModel) -> None:
     if rules.place(zeros(model.target.signature.inputs), None)[1] is not None:
         rules.most = best_batch(run, MEASURE_SECONDS)
         model.rules = rules
+
+
+def is_ort_file(path: Path) -> bool:
+    """Whether a file is in ONNX Runtime's own format. False where it can not be read."""
+    try:
+        with path.open("rb") as file:
+            return is_ort(file.read(HEAD))
+    except OSError:
+        return False
 
 
 def _check_names(target: Target, session: Any) -> None:

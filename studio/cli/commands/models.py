@@ -116,7 +116,8 @@ def version_text(detail: VersionDetail, chosen: str = "") -> str:
             ("inputs", "\n".join(spec.describe() for spec in manifest.signature.inputs)),
             ("outputs", "\n".join(spec.describe() for spec in manifest.signature.outputs)),
             ("batches", "rows of a batch equal single runs" if manifest.signature.batchable else "one at a time"),
-            ("graph", f"{graph.parameters:,} parameters, opset {graph.opset}, {size(graph.size)}"),
+            ("graph", f"{graph_words(graph)}, {size(graph.size)}"),
+            ("serve only", manifest.serve_only),
             ("samples", samples),
             ("conversion", fidelity_words(manifest.parity)),
             ("notes", "\n".join(manifest.notes)),
@@ -165,16 +166,24 @@ def evidence(variant: VariantManifest) -> str:
     return made + ("\n\n" + table(("GATE", "RULE", "SAW"), gates, right=(2,)) if gates else "")
 
 
+def graph_words(graph: Graph) -> str:
+    """`1,234 parameters, opset 17`; an .ort file need not tell either."""
+    if not graph.opset:
+        return "parameters and opset not known"
+    return f"{graph.parameters:,} parameters, opset {graph.opset}"
+
+
 def fidelity_words(fidelity: Fidelity) -> str:
     """`cosine 0.999100, largest difference 0.04, on 40 labelled rows; accuracy 95.7 %`."""
     worst = fidelity.worst
+    if worst is None:
+        return "shapes and types alone: its answers differ from run to run"
     parts = []
-    if worst is not None:
-        if worst.cosine is not None:
-            parts.append(f"cosine {worst.cosine:.6f}")
-        parts.append(f"largest difference {worst.max_abs:.3g}")
-        if worst.top1_agreement is not None:
-            parts.append(f"same answer on {percent(worst.top1_agreement)}")
+    if worst.cosine is not None:
+        parts.append(f"cosine {worst.cosine:.6f}")
+    parts.append(f"largest difference {worst.max_abs:.3g}")
+    if worst.top1_agreement is not None:
+        parts.append(f"same answer on {percent(worst.top1_agreement)}")
     words = ", ".join([*parts, f"on {fidelity.samples} {fidelity.inputs} rows"])
     return words if fidelity.accuracy is None else f"{words}; accuracy {percent(fidelity.accuracy)}"
 

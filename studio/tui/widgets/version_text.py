@@ -78,7 +78,7 @@ def _inputs(detail: VersionDetail) -> str:
 def _agreement(parity: Fidelity) -> list[Part]:
     worst = parity.worst
     if worst is None:
-        return [text.NONE]
+        return [("shapes and types alone: its answers differ from run to run", "$warning")]
     good = worst.non_finite == 0
     return [
         (
@@ -110,6 +110,11 @@ def signature(detail: VersionDetail) -> Content:
     return Content.assemble(*parts)
 
 
+def _kind(manifest: VersionManifest) -> str:
+    kind = "ONNX Runtime format" if manifest.graph.file.name.endswith(".ort") else "ONNX"
+    return f"{kind}, opset {manifest.graph.opset}" if manifest.graph.opset else kind
+
+
 def lineage(detail: VersionDetail) -> Content:
     """Source → reference graph → variants, with hashes and the tools that made them."""
     manifest = detail.manifest
@@ -117,7 +122,7 @@ def lineage(detail: VersionDetail) -> Content:
     parts: list[Part] = [("Dropped", "$primary bold"), f"  {source.format}\n"]
     for file in source.files:
         parts += [f"  {file.name}  {text.size(file.size)}", (f"  sha256 {file.sha256[:12]}\n", "$muted")]
-    parts += ["    ↓\n", ("Reference graph", "$primary bold"), f"  ONNX, opset {manifest.graph.opset}\n"]
+    parts += ["    ↓\n", ("Reference graph", "$primary bold"), f"  {_kind(manifest)}\n"]
     parts += [
         f"  {manifest.graph.file.name}  {text.size(manifest.graph.size)}",
         (f"  sha256 {manifest.graph.file.sha256[:12]}\n", "$muted"),
@@ -221,7 +226,8 @@ def graph(detail: VersionDetail, width: int, open_key: str) -> Content:
         (" to see it drawn in the browser.\n\n", "$muted"),
     ]
     if not operators:
-        return Content.assemble(*parts, "No operators are known.")
+        why = detail.manifest.serve_only or "The file does not tell them."
+        return Content.assemble(*parts, f"No operators are known. {why}")
     name = min(24, max(len(key) for key, _ in operators))
     most = operators[0][1]
     room = max(4, width - name - 8)
