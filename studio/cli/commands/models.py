@@ -6,7 +6,7 @@ import click
 
 from studio.cli.output import cosine, emit, fields, milliseconds, paint, percent, say, since, size, table
 from studio.cli.session import Session, command, complete_reference, pass_session
-from studio.core.manifest import Fidelity, VariantManifest
+from studio.core.manifest import Fidelity, Graph, VariantManifest
 from studio.core.names import Reference
 from studio.core.views import ModelDetail, VariantRow, VersionDetail, VersionPage, VersionRow
 

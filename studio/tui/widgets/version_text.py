@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from textual.content import Content
 
-from studio.core.manifest import Fidelity, Gate, VariantManifest
+from studio.core.manifest import Fidelity, Gate, VariantManifest, VersionManifest
 from studio.core.metrics import Point
 from studio.core.views import VariantRow, VersionDetail, VersionRow
 from studio.tui import text
