@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from studio.core.errors import Unavailable
+from studio.core.ort_format import HEAD, is_ort
 from studio.core.routing import Target
-from studio.serving.sessions import is_ort_file
 from studio.store.workspace import Workspace
 
 READY_SECONDS = 15.0
@@ -34,7 +34,8 @@ class Netron:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
         # Netron tells formats apart by extension, and blobs have none.
-        suffix = ".ort" if is_ort_file(Path(target.path)) else ".onnx"
+        with Path(target.path).open("rb") as blob:
+            suffix = ".ort" if is_ort(blob.read(HEAD)) else ".onnx"
         link = self._workspace.run / f"{target.model}-{target.key}{suffix}"
         link.unlink(missing_ok=True)
         link.symlink_to(target.path)
