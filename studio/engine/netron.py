@@ -17,6 +17,11 @@ from studio.store.workspace import Workspace
 READY_SECONDS = 15.0
 
 
+def _suffix(path: Path) -> str:
+    with path.open("rb") as blob:
+        return ".ort" if is_ort(blob.read(HEAD)) else ".onnx"
+
+
 class Netron:
     """Shows one graph; asking for another replaces it."""
 
@@ -34,9 +39,7 @@ class Netron:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
         # Netron tells formats apart by extension, and blobs have none.
-        with Path(target.path).open("rb") as blob:
-            suffix = ".ort" if is_ort(blob.read(HEAD)) else ".onnx"
-        link = self._workspace.run / f"{target.model}-{target.key}{suffix}"
+        link = self._workspace.run / f"{target.model}-{target.key}{_suffix(Path(target.path))}"
         link.unlink(missing_ok=True)
         link.symlink_to(target.path)
         with (self._workspace.logs / "netron.log").open("ab") as log:
