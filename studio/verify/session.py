@@ -160,6 +160,8 @@ def _dim(dim: Any) -> Dim:
 # "[ONNXRuntimeError] : 1 : FAIL : Load model from PATH failed:/onnxruntime_src/…/model.cc:256
 # onnxruntime::Model::Model(…, const onnxruntime::ModelOptions&) Unknown model file format version."
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from \S+ failed:\s*)?(Fatal error: )?")
+_NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
+_SHORT_PLACE = re.compile(r"\b\w+\.(?:cc|h|cpp):\d+ [\w:~]+(?:\(\))? ")
 _PLACE = re.compile(
     r"/onnxruntime_src/\S+?:\d+ (\S+ )?[\w:~<>]+ ?\((?:[^()]|\([^()]*\))*\)( const)?( \[with [^\]]*\])? ?"
 )
@@ -170,4 +172,11 @@ def first_line(error: BaseException) -> str:
     lines = (str(error).strip() or type(error).__name__).splitlines()
     # "Got invalid dimensions for input: x for the following indices", and then those.
     text = " ".join(line.strip() for line in lines[: 3 if lines[0].endswith("indices") else 1])
-    return (_PLACE.sub("", _CODE.sub("", text)).strip() or text)[:400]
+    for pattern in (_CODE, _PLACE, _SHORT_PLACE):
+        text = pattern.sub("", text) or text
+    return _NODE.sub(_node_words, text).strip()[:400]
+
+
+def _node_words(found: re.Match[str]) -> str:
+    name = f" '{found[2]}'" if found[2] else ""
+    return f"In the operator {found[1]}{name}: "
