@@ -8,7 +8,18 @@ import shutil
 from pathlib import Path
 
 from studio.core.errors import InvalidInput, NotFound, StudioError, Unavailable
-from studio.inbox.groups import SAMPLES_SUFFIX, SETTINGS_SUFFIX, is_companion, is_ignored, stem_of
+from studio.inbox.groups import (
+    FACTORY_SUFFIX,
+    SAMPLES_SUFFIX,
+    SETTINGS_SUFFIX,
+    is_companion,
+    is_external_data,
+    is_ignored,
+    stem_of,
+)
+
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+"""Suffixes of files that may hold weights alone, which a factory of the same stem makes a model of."""
 
 _TEMP = ".adding-"
 
@@ -16,8 +27,10 @@ _TEMP = ".adding-"
 def add(path: Path, inbox_folder: Path, name: str | None = None) -> list[Path]:
     """Copy a model file or folder into the inbox, with what belongs to it; returns what lies there now.
 
-    Settings (`.toml`), samples (`.npz`) and ONNX external data of the same stem beside a file come along, and arrive
-    before it. `name` replaces the stem; a file whose external data is found by name then arrives as a folder of that
+    Settings (`.toml`), samples (`.npz`), a tokenizer (`.tokenizer.json`), ONNX external data and the factory of weights
+    (`.py`), of the same stem beside a file, come along and arrive before it.
+
+    `name` replaces the stem; a file whose external data is found by name then arrives as a folder of that
     name. An earlier arrival of the same name is replaced: that is how the next version of a model is added. Links in
     `path` are followed, since the user named them. What lies in the inbox already stays as it is.
 
@@ -47,7 +60,7 @@ def _add_file(source: Path, inbox: Path, name: str | None) -> list[Path]:
         raise InvalidInput(f"{source.name!r} is neither a file nor a folder.", "Pipes and devices can not be copied.")
     stem = stem_of(source.name)
     companions = [] if is_companion(source.name) else _companions(source, stem)
-    external = [one for one in companions if one.suffix.lower() not in (SETTINGS_SUFFIX, SAMPLES_SUFFIX)]
+    external = [one for one in companions if is_external_data(one.name)]
     new = name or stem
     if external and new != stem:
         return [_install_folder([*companions, source], inbox, new)]
@@ -57,7 +70,9 @@ def _add_file(source: Path, inbox: Path, name: str | None) -> list[Path]:
 
 def _companions(source: Path, stem: str) -> list[Path]:
     beside = (one for one in source.parent.iterdir() if one.name != source.name and not is_ignored(one.name))
-    return sorted(one for one in beside if stem_of(one.name) == stem and is_companion(one.name) and one.is_file())
+    # A script of the same name beside, say, an .onnx file is nobody's factory: only weights need one.
+    wanted = (one for one in beside if one.suffix.lower() != FACTORY_SUFFIX or source.suffix.lower() in WEIGHTS)
+    return sorted(one for one in wanted if stem_of(one.name) == stem and is_companion(one.name) and one.is_file())
 
 
 def _add_folder(source: Path, inbox: Path, name: str | None) -> list[Path]:

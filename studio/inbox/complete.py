@@ -1,11 +1,13 @@
 """Whether a file looks wholly copied. Cheap, by its structure's ends; the pipeline judges the rest.
 
 Formats: ZIP (PKWARE APPNOTE 6.3.10, 4.3.14-16), the wire format of Protocol Buffers
-(protobuf.dev/programming-guides/encoding), TOML 1.0.
+(protobuf.dev/programming-guides/encoding), TOML 1.0, tar (POSIX.1-2001, "ustar Interchange Format"), gzip (RFC 1952,
+2.3.1), bzip2 (its end-of-stream magic), xz (The .xz File Format 1.1, 2.1.2), safetensors (its README, "Format").
 """
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import tomllib
@@ -13,8 +15,13 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from studio.formats.toml_lines import lines_of
+
 ZIP_SUFFIXES = (".pt2", ".npz", ".keras")
-_MAX_TOML = 256 * 1024
+_MAX_TOML = 64 * 1024
+_MAX_HEADER = 16 * 1024 * 1024
+_BLOCK = 512
+_BZIP2_END = 0x177245385090
 # A bigger directory would cost the engine more memory than the answer is worth; the worker, which has limits, reads it.
 _MAX_DIRECTORY = 8 * 1024 * 1024
 _MAX_FIELDS = 100_000
@@ -34,19 +41,63 @@ def is_complete(path: Path) -> bool:
             return _toml(file, size)
         if suffix == ".onnx":
             return _onnx(file, size)
-        if suffix in ZIP_SUFFIXES or file.read(4) == b"PK\x03\x04":
+        head = file.read(_BLOCK)
+        if suffix in ZIP_SUFFIXES or head[:4] == b"PK\x03\x04":
             return _zip(file, size)
-        return True
+        if suffix == ".safetensors":
+            return _safetensors(file, size)
+        return _archive(file, size, head, path.name.lower())
 
 
 def _toml(file: BinaryIO, size: int) -> bool:
     if size > _MAX_TOML:
         return True
     try:
-        tomllib.loads(file.read().decode())
+        text = file.read().decode("utf-8-sig")
+        if lines_of(text).too_deep:
+            return True  # tomllib would take minutes to say so; the worker says it at once
+        tomllib.loads(text)
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _archive(file: BinaryIO, size: int, head: bytes, name: str) -> bool:
+    """Whether a tar, plain or compressed, has its end."""
+    if head[257:262] == b"ustar":
+        return size % _BLOCK == 0 and not any(_tail(file, size, 2 * _BLOCK))
+    if head[:2] == b"\x1f\x8b" and name.endswith((".tar.gz", ".tgz", ".mar")):
+        # The end holds the length of what was compressed, and a tar is made of blocks: by chance one cut in 512 fits.
+        return size >= 18 and int.from_bytes(_tail(file, size, 4), "little") % _BLOCK == 0
+    if head[:6] == b"\xfd7zXZ\x00":
+        return _tail(file, size, 2) == b"YZ"
+    if head[:3] == b"BZh":
+        # 48 bits of magic and 32 of checksum, not at a whole byte, and up to 7 bits to fill the last one.
+        bits = int.from_bytes(_tail(file, size, 11), "big")
+        return any((bits >> (32 + shift)) & (2**48 - 1) == _BZIP2_END for shift in range(8))
+    return True
+
+
+def _tail(file: BinaryIO, size: int, count: int) -> bytes:
+    file.seek(max(0, size - count))
+    return file.read(count)
+
+
+def _safetensors(file: BinaryIO, size: int) -> bool:
+    """Whether the file is as long as its header says. What is no safetensors file, the pipeline judges."""
+    file.seek(0)
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8:
+        return False
+    if not 0 < length <= _MAX_HEADER:
+        return True
+    try:
+        table = json.loads(file.read(length))
+        ends = [one["data_offsets"][1] for name, one in table.items() if name != "__metadata__"]
+        return bool(size >= 8 + length + max(ends, default=0))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return size > 8 + length
 
 
 def _zip(file: BinaryIO, size: int) -> bool:

@@ -11,6 +11,8 @@ from pathlib import PurePosixPath
 
 SETTINGS_SUFFIX = ".toml"
 SAMPLES_SUFFIX = ".npz"
+FACTORY_SUFFIX = ".py"
+TOKENIZER_SUFFIX = ".tokenizer.json"
 
 # What editors, browsers and copying programs name a file that is not finished.
 _TEMPORARY = re.compile(
@@ -19,6 +21,7 @@ _TEMPORARY = re.compile(
 # External data of an ONNX file: model.onnx.data, model.onnx_data, model.onnx_data_1, model.onnx.data-00001, model.data.
 _EXTERNAL = re.compile(r"^(?P<stem>.+?)(\.onnx([._-]data([._-].*)?|\.bin)|\.data)$", re.IGNORECASE)
 _ARCHIVE = re.compile(r"^(?P<stem>.+)\.(tar\.[a-z0-9]{1,4})$", re.IGNORECASE)
+_TOKENIZER = re.compile(r"^(?P<stem>.+)\.tokenizer\.json$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -82,21 +85,29 @@ def is_ignored(name: str) -> bool:
 
 def stem_of(name: str) -> str:
     """The stem that a loose file's name stands for: `digits` for digits.pt2, digits.toml and digits.onnx.data."""
-    match = _EXTERNAL.match(name) or _ARCHIVE.match(name)
+    match = _EXTERNAL.match(name) or _ARCHIVE.match(name) or _TOKENIZER.match(name)
     return match["stem"] if match else PurePosixPath(name).stem
 
 
 def is_companion(name: str) -> bool:
-    """Whether a file says something about a model without being one: settings, samples, external data."""
-    return name.lower().endswith((SETTINGS_SUFFIX, SAMPLES_SUFFIX)) or bool(_EXTERNAL.match(name))
+    """Whether a file belongs to a model without being one.
+
+    Settings, samples, external data, a tokenizer (NAME.tokenizer.json), code that makes a model of weights (NAME.py).
+    """
+    suffixes = (SETTINGS_SUFFIX, SAMPLES_SUFFIX, FACTORY_SUFFIX, TOKENIZER_SUFFIX)
+    return name.lower().endswith(suffixes) or is_external_data(name)
+
+
+def is_external_data(name: str) -> bool:
+    """Whether a file is named as the weights that an ONNX file keeps outside."""
+    return bool(_EXTERNAL.match(name))
 
 
 def group(listing: Listing) -> dict[str, Group]:
     """The arrivals of a listing by key. O(n log n).
 
-    Loose files of the same stem are one group; settings, samples and external data alone wait and are none. A
-    sub-folder with files is a group of its own; settings and samples of its name beside it join it, unless a loose
-    model claims them.
+    Loose files of the same stem are one group; companions alone wait and are none. A sub-folder with files is a group
+    of its own; companions of its name beside it join it, unless a loose model claims them.
     """
     loose: dict[str, list[Stamp]] = {}
     for stamp in listing.files:

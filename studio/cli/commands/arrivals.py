@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from studio.cli.output import GOOD, ago, duration, emit, emit_line, job_line, paint, plural, say, table
+from studio.cli.output import (
+    ASKS,
+    BAD,
+    FAINT,
+    GOOD,
+    WARN,
+    ago,
+    duration,
+    emit,
+    emit_line,
+    job_line,
+    paint,
+    plural,
+    say,
+    table,
+)
 from studio.cli.progress import Live
 from studio.cli.session import Session, command, pass_session
 from studio.client import Client
@@ -18,14 +34,15 @@ from studio.core.errors import InvalidInput, Unavailable
 from studio.core.jobs import Job
 
 SHOWN = 30
+STATES = {"done": GOOD, "failed": BAD, "running": WARN, "waiting": ASKS}
 APPEAR_SECONDS = 60.0
-BESIDE = (".toml", ".npz", ".labels")
+BESIDE = (".toml", ".npz", ".py", ".tokenizer.json", ".labels")
 
 
 @command("add", short_help="Copy model files or folders into the inbox.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
 @click.option("--name", help="The model's name, instead of the file's. For one PATH.")
-@click.option("--wait", is_flag=True, help="Wait until it is registered, measured, or has failed.")
+@click.option("--wait", is_flag=True, help="Wait until it is measured, asks you something, or has failed.")
 @pass_session
 def add(session: Session, paths: tuple[Path, ...], name: str | None, wait: bool) -> None:
     """Copy model files or folders into the inbox; each becomes a version.
@@ -44,7 +61,15 @@ def add(session: Session, paths: tuple[Path, ...], name: str | None, wait: bool)
     jobs = [follow_job(client, job.id) for job in new_jobs(client, known, copies)]
     emit(session, jobs, lambda: jobs_table(jobs))
     for job in jobs:
-        raise_failure(job)
+        raise_failure(here(session, job))
+
+
+def here(session: Session, job: Job) -> Job:
+    """The job with the command that its question names meant for this workspace."""
+    if job.state != "waiting" or job.problem is None:
+        return job
+    fix = job.problem.fix.replace("studio trust ", f"studio{session.option} trust ")
+    return replace(job, problem=replace(job.problem, fix=fix))
 
 
 def add_all(client: Client, paths: Sequence[Path], name: str | None = None) -> list[str]:
@@ -54,7 +79,7 @@ def add_all(client: Client, paths: Sequence[Path], name: str | None = None) -> l
 
 def in_order(paths: Sequence[Path]) -> list[Path]:
     """What goes with a model before the model, so that it arrives complete."""
-    return sorted(paths, key=lambda path: path.suffix not in BESIDE)
+    return sorted(paths, key=lambda path: not path.name.endswith(BESIDE))
 
 
 def new_jobs(client: Client, known: set[str], copies: Sequence[str]) -> list[Job]:
@@ -78,7 +103,7 @@ def new_jobs(client: Client, known: set[str], copies: Sequence[str]) -> list[Job
 
 
 def follow_job(client: Client, id: str) -> Job:
-    """Narrate a job until it has finished; ctrl+c leaves it running."""
+    """Narrate a job until it has finished or waits for the user; ctrl+c leaves it running."""
     with Live() as live:
         done: set[str] = set()
 
@@ -99,12 +124,13 @@ def follow_job(client: Client, id: str) -> Job:
         except KeyboardInterrupt:
             live.keep(f"The job goes on without you. Stop it with: studio jobs --cancel {id}")
             raise
-    say(f"{job.stem}: {job_line(job)}")
+    mark = f"{paint('?', ASKS)} " if job.state == "waiting" else ""
+    say(f"{mark}{job.stem}: {job_line(job)}")
     return job
 
 
 @command("jobs", short_help="List, follow, retry or cancel jobs.")
-@click.option("--retry", metavar="ID", help="Run a failed or cancelled job again.")
+@click.option("--retry", metavar="ID", help="Run a failed, cancelled or waiting job again.")
 @click.option("--cancel", metavar="ID", help="Stop a job.")
 @click.option("--log", metavar="ID", help="Print what the workers of a job wrote.")
 @click.option("--follow", "-f", is_flag=True, help="Print changes as they happen, until ctrl+c.")
@@ -137,15 +163,22 @@ def _print_change(session: Session, job: Job) -> None:
     emit_line(session, job, lambda: f"{job.id}  {job.stem}  {job_line(job)}")
 
 
+def where(job: Job) -> str:
+    """What a row of the table says beside the state."""
+    if job.state == "done":
+        return job.note
+    return job.problem.what if job.state == "waiting" and job.problem else job_line(job)
+
+
 def jobs_table(jobs: Sequence[Job]) -> str:
     rows = [
         [
             job.id,
             job.stem,
-            paint(job.state, {"done": "green", "failed": "red", "running": "yellow"}.get(job.state, "faint")),
+            paint(job.standing, STATES.get(job.state, FAINT)),
             f"{job.model}:{job.version}" if job.version is not None else "–",
             ago(job.created),
-            job_line(job) if job.state != "done" else job.note,
+            where(job),
         ]
         for job in jobs
     ]
