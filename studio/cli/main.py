@@ -9,7 +9,20 @@ from collections.abc import Sequence
 import click
 
 from studio import __version__
-from studio.cli.commands import aliases, arrivals, demo, doctor, engine, logs, measure, models, predict, removal, web
+from studio.cli.commands import (
+    aliases,
+    arrivals,
+    demo,
+    doctor,
+    engine,
+    logs,
+    measure,
+    models,
+    predict,
+    removal,
+    trust,
+    web,
+)
 from studio.cli.crash import write_crash
 from studio.cli.exits import EXITS, INTERRUPTED, PIPE_CLOSED
 from studio.cli.output import emit, is_terminal, paint, say
@@ -19,7 +32,7 @@ from studio.core.errors import Problem, StudioError
 from studio.core.views import ApiError
 
 COMPLETE = "_STUDIO_COMPLETE"  # set by the shell's completion script, which click wrote
-MODULES = (engine, arrivals, models, predict, measure, aliases, removal, logs, web, doctor, demo)
+MODULES = (engine, arrivals, trust, models, predict, measure, aliases, removal, logs, web, doctor, demo)
 
 EPILOGUE = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {words}" for code, words in EXITS)
 

@@ -15,6 +15,7 @@ from studio.core import codec
 from studio.core.jobs import Job
 
 GOOD, BAD, WARN, FAINT, STRONG = "green", "red", "yellow", "faint", "bold"
+ASKS = "orange"  # what waits for a word of the user, as in the terminal; of 256 colours, because the eight have none
 
 
 def emit(session: Session, value: object, text: Callable[[], str]) -> None:
@@ -61,6 +62,8 @@ def paint(text: str, role: str) -> str:
         return click.style(text, dim=True)
     if role == STRONG:
         return click.style(text, bold=True)
+    if role == ASKS:
+        return click.style(text, fg=214)
     return click.style(text, fg=role)
 
 
@@ -172,6 +175,8 @@ def quantity(value: float | None, unit: str) -> str:
 
 def job_line(job: Job) -> str:
     """One line of a job: where it stands, and why it stopped."""
+    if job.state == "waiting":
+        return f"{job.standing}: {job.problem.what}" if job.problem else job.standing
     step = job.current
     words = {"queued": "waits", "done": "done", "cancelled": "cancelled", "failed": "failed"}.get(job.state, "")
     where = f"{step.name}" + (f" ({step.detail})" if step.detail else "") if step else ""

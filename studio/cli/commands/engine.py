@@ -7,7 +7,7 @@ import time
 
 import click
 
-from studio.cli.output import ago, emit, fields, paint, plural, say, size
+from studio.cli.output import ASKS, ago, emit, fields, paint, plural, say, size
 from studio.cli.session import Session, command, pass_session
 from studio.client.client import wait_for
 from studio.client.connect import attach, engine_command, engine_environment
@@ -101,13 +101,14 @@ def status_text(status: Status) -> str:
     server = status.server
     state = server.state if server.state == "ready" else paint(server.state, "yellow")
     restarts = f", {plural(server.restarts, 'restart')}" if server.restarts else ""
+    asks = paint(f", {status.jobs_waiting} to answer", ASKS) if status.jobs_waiting else ""
     failed = f", {status.jobs_failed} failed" if status.jobs_failed else ""
     return fields(
         [
             ("endpoint", f"{server.url} ({state}{restarts})"),
             ("loaded", f"{plural(server.loaded, 'variant')}, {size(server.memory)} of memory"),
             ("registered", f"{plural(status.models, 'model')}, {plural(status.versions, 'version')}"),
-            ("jobs", f"{status.jobs_active} active{failed}"),
+            ("jobs", f"{status.jobs_active} active{asks}{failed}"),
             ("inbox", status.inbox + ("" if status.watching else "  (not watched)")),
             ("workspace", status.workspace),
             ("engine", f"{status.version}, process {status.pid}, started {ago(status.started)}"),
