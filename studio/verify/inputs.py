@@ -119,17 +119,25 @@ def _draw(generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ..
         return np.asarray(generator.choice(np.asarray(words, dtype=object), size=shape), dtype=object)
     if spec.datatype == "BOOL":
         return np.asarray(generator.random(shape) < 0.5)
+    bounds = bounds or usual_bounds(spec)
+    if bounds is None:
+        return np.asarray(generator.standard_normal(shape)).astype(kind)
     if spec.datatype.startswith(("FP", "BF")):
-        if bounds is None:
-            return np.asarray(generator.standard_normal(shape)).astype(kind)
         return np.asarray(generator.uniform(np.asarray(bounds[0]), np.asarray(bounds[1]), shape)).astype(kind)
-    name = spec.name.lower()
-    if bounds is None and "mask" in name:
-        return np.ones(shape, kind)
-    if bounds is None and ("token_type" in name or "segment" in name):
-        return np.zeros(shape, kind)
-    low, high = bounds or (0, 255 if spec.datatype == "UINT8" else 9)
+    low, high = bounds
     return np.asarray(generator.integers(int(np.min(low)), int(np.max(high)), size=shape, endpoint=True)).astype(kind)
+
+
+def usual_bounds(spec: TensorSpec) -> tuple[float, float] | None:
+    """Between what integers are drawn when nobody says; None for what is drawn otherwise."""
+    if spec.datatype in ("BOOL", "BYTES") or spec.datatype.startswith(("FP", "BF")):
+        return None
+    name = spec.name.lower()
+    if "mask" in name:
+        return 1, 1
+    if "token_type" in name or "segment" in name:
+        return 0, 0
+    return 0, 255 if spec.datatype == "UINT8" else 9
 
 
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
