@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import logging
 import pkgutil
+from collections.abc import Iterator
 from functools import cache
 
 from studio.core.errors import Refused
@@ -48,11 +49,21 @@ def formats() -> dict[str, Format]:
 
 def recognise(files: ArrivalFiles) -> tuple[Format, Recognition]:
     """The format of an arrival. Raises Refused naming what is supported, and what this is where that is known."""
-    for candidate in formats().values():
+    for found in recognised_by(files):
+        return found
+    raise unknown(files)
+
+
+def recognised_by(files: ArrivalFiles) -> Iterator[tuple[Format, Recognition]]:
+    """Every format that recognises the files. One with a true `container`, which stands for a layout of folders around
+    the files of others, is asked first, and stands alone.
+    """
+    for candidate in sorted(formats().values(), key=lambda one: not getattr(one, "container", False)):
         seen = candidate.recognise(files)
         if seen is not None:
-            return candidate, seen
-    raise unknown(files)
+            yield candidate, seen
+            if getattr(candidate, "container", False):
+                return
 
 
 def unknown(files: ArrivalFiles) -> Refused:

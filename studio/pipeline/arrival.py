@@ -14,7 +14,7 @@ from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.formats.archive import Allowance, archive_kind, unpack
 from studio.formats.base import ArrivalFiles, Format, Recognition
 from studio.formats.mar import MANIFEST, Mar, read_mar
-from studio.formats.registry import formats, recognise, unknown
+from studio.formats.registry import recognise, recognised_by, unknown
 from studio.formats.unsupported import is_plain_archive
 
 _DEEPEST = 2
@@ -116,7 +116,7 @@ class _Opening:
         """The model in an unpacked folder; its files, and what was said of them, where there is none."""
         mar = read_mar(folder)
         files = self._files(folder, mar)
-        seen = [(one, recognition) for one in formats().values() if (recognition := one.recognise(files)) is not None]
+        seen = list(recognised_by(files))
         models = list(dict.fromkeys(recognition.model for _, recognition in seen))
         if len(models) > 1:
             named = ", ".join(
