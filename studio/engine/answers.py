@@ -103,7 +103,7 @@ class Answers:
         """
         job = self._jobs.get(key)
         if not job.asks_for("needs_settings"):
-            raise Conflict(f"Job {key} does not ask about inputs.", f"It is {job.standing}.")
+            raise Conflict(f"Job {key} does not ask about inputs.", f"Its state: {job.standing}.")
         names = job.problem.missing_inputs if job.problem else ()
         odd = [spec.name for spec in inputs if names and spec.name not in names]
         if odd or not inputs:

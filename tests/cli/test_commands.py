@@ -252,7 +252,20 @@ def test_predict_refuses_what_it_can_not_use(
     serve_doubler(engine, inputs=2)
     (tmp_path / "evil.npy").write_bytes(b"\x80\x04not numpy")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    for form in ("x=@/none.npy", f"@{tmp_path}/evil.npy", f"@{tmp_path}/objects.npy", "x={", "[[1, 2]]"):
+    np.savez(tmp_path / "objects.npz", x0=np.array([{}]))
+    cut = (tmp_path / "objects.npz").read_bytes()[:60]
+    (tmp_path / "cut.npz").write_bytes(cut)
+    files = {
+        "evil.npy": "is not a",
+        "objects.npy": "Python objects",
+        "objects.npz": "Python objects",
+        "cut.npz": "damaged",
+    }
+    for name, words in files.items():
+        ran = run("predict", "digits", "-i", f"@{tmp_path}/{name}")
+        assert (ran.code, ran.out) == (2, ""), name
+        assert words in ran.err and "pickle" not in ran.err and "→" in ran.err, ran.err
+    for form in ("x=@/none.npy", "x={", "[[1, 2]]"):
         ran = run("predict", "digits", "-i", form)
         assert ran.code == 2, form
         assert ran.out == ""

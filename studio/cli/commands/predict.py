@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,12 +83,26 @@ def from_file(path: Path) -> Any:
         if path.suffix == ".json":
             return from_json(path.read_text(), str(path))
         loaded = np.load(path, allow_pickle=False)
+        if not hasattr(loaded, "files"):
+            return loaded
+        # The labels of a samples file are no input of the model.
+        return {name: loaded[name] for name in loaded.files if name != "labels"}
     except OSError as error:
         raise InvalidInput(f"{path} can not be read.", f"{error.strerror or error}.") from error
-    except (ValueError, EOFError) as error:
-        raise InvalidInput(f"{path} is not a .npy, .npz or .json file.", f"{error}.") from error
-    # The labels of a samples file are no input of the model.
-    return {name: loaded[name] for name in loaded.files if name != "labels"} if hasattr(loaded, "files") else loaded
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if _holds_arrays(path):  # numpy's own words would have the user load pickles
+            raise InvalidInput(
+                f"{path} holds Python objects, or is damaged.",
+                "Studio loads plain arrays of numbers, truth values and texts, because loading objects runs code.",
+                "Save it again: numpy.save('rows.npy', array.astype('float32')), or 'U' for texts.",
+            ) from error
+        raise InvalidInput(f"{path} is not a .npy, .npz or .json file.", fix="Save it with numpy.save.") from error
+
+
+def _holds_arrays(path: Path) -> bool:
+    """Whether a file begins as numpy writes them: .npy by its own mark, .npz as a zip archive."""
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x93NUMPY", b"PK\x03\x04"))
 
 
 def from_json(text: str, where: str) -> Any:

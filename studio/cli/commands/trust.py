@@ -102,7 +102,7 @@ def questions(client: Client, what: str | None) -> list[Question]:
     elif any(job.id == what for job in jobs):
         job = next(job for job in jobs if job.id == what)
         if job not in asking:
-            raise Conflict(f"Job {what} does not ask for trust.", f"{job.stem} is {job.standing}.", "See: studio jobs")
+            raise Conflict(f"Job {what} does not ask for trust.", f"Its state: {job.standing}.", "See: studio jobs")
         found = [Question(job, _code(job))]
     else:
         found = _about_hash(asking, what) or _about_file(asking, Path(what).expanduser())
