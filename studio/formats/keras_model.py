@@ -277,10 +277,11 @@ def _load(kind: Any, source: _Source, safe: bool, custom: dict[str, Any], kit: K
         from studio.formats._keras_program import first_line
 
         text = str(error)
+        cause = text.rpartition("Exception encountered:")[2].strip()
         needs_tensorflow = "tensorflow" in text.lower() and "require" in text.lower()
         raise Refused(
             "Keras can not build this model.",
-            f"{first_line(error)}.",
+            f"{cause.splitlines()[0][:400].rstrip('.') if cause else first_line(error)}.",
             "Its layers need TensorFlow: in Python, model.export('NAME'), then drop the folder NAME."
             if needs_tensorflow
             else f"Save it again with Keras 3, or export it where it was made. {_EXPORT}",

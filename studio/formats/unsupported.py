@@ -53,8 +53,6 @@ def _archive(names: list[str]) -> Known:
         return Known("a pickled PyTorch file (a state_dict or a module)", f"{_PICKLE_WARNING} {_EXPORT_FIX}")
     if "serialized_exported_program.json" in names:
         return Known("a .pt2 file of PyTorch before 2.8", f"Save it again with a newer PyTorch. {_EXPORT_FIX}")
-    if {"config.json", "metadata.json"} <= set(names):
-        return Known("a Keras 3 model", "In Python: model.export('model.onnx', format='onnx'); then drop model.onnx.")
     if "schema.json" in names:
         return Known("a skops file", f"{_ONNX_FIX} For example with skl2onnx.")
     if "[Content_Types].xml" in names or "mimetype" in names[:1]:
@@ -90,12 +88,7 @@ _MAGIC = (
         lambda b: b[:2] in (b"\x78\x9c", b"\x78\x5e", b"\x78\x01") or b[:2] == b"\x1f\x8b",
         Known("a compressed file, perhaps a joblib pickle", _SKLEARN),
     ),
-    (
-        lambda b: b[:8] == b"\x89HDF\r\n\x1a\n",
-        Known(
-            "an HDF5 file (Keras .h5)", "In Python: model.export('model.onnx', format='onnx'); then drop model.onnx."
-        ),
-    ),
+    (lambda b: b[:8] == b"\x89HDF\r\n\x1a\n", Known("an HDF5 file without a Keras model", "Drop a model file.")),
     (lambda b: b[4:8] == b"TFL3", Known("a TensorFlow Lite model", f"{_ONNX_FIX} For example with tf2onnx --tflite.")),
     (
         lambda b: b[:6] in (b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c") or b[:4] == b"\x28\xb5\x2f\xfd",

@@ -61,7 +61,6 @@ KNOWN = {
     "module": (archive("m/data.pkl", "m/data/0"), "pickled PyTorch"),
     "torchscript": (archive("m/data.pkl", "m/code/m.py", "m/constants.pkl"), "TorchScript"),
     "compiled": (archive("m/archive_format", "m/data/aotinductor/model/a.so"), "AOTInductor"),
-    "keras": (archive("config.json", "metadata.json", "model.weights.h5"), "Keras 3"),
     "h5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "HDF5"),
     "tflite": (b"\x1c\0\0\0TFL3" + b"\0" * 64, "TensorFlow Lite"),
     "safetensors": (struct.pack("<Q", 2) + b"{}", "safetensors"),
