@@ -11,7 +11,7 @@ class ServingSettings:
 
     `memory_bytes` is what loaded models may take together before idle ones are unloaded, 0 = half of the machine's;
     a model that nothing pins is unloaded after `idle_seconds` without a request, 0 = never. `access_log`: a file for a
-    JSON line for each request, relative to the workspace; empty = none. `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`: runs
+    JSON line for each request, relative to the workspace; empty = none. `grpc_port`: gRPC is served there, 0 = not. `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`: runs
     of one model at a time, 0 = as many as there are workers.
     """
 
@@ -26,6 +26,7 @@ class ServingSettings:
     memory_bytes: int = 0
     idle_seconds: float = 900.0
     access_log: str = ""
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,6 +187,10 @@ class Supervisor:
             case "ready":
                 self._set(state="ready")
                 self._on_log("info", f"Serving on {self.url}.")
+            case "grpc":
+                problem = str(message.get("error", ""))
+                words = problem or f"Serving gRPC on port {message['port']}."
+                self._on_log("error" if problem else "info", words)
             case "routes_applied":
                 errors = codec.convert(message.get("errors", {}), dict[str, str])
                 for target, why in errors.items():

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports onnxruntime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -44,6 +45,9 @@ from studio.serving.statistics import Statistics
 DRAIN_SECONDS = 30.0
 """Requests that are still under way after so long are cut off."""
 
+if TYPE_CHECKING:
+    from studio.serving.grpc.server import GrpcServer
+
 _log = logging.getLogger("studio.serving")
 
 
@@ -63,6 +67,7 @@ async def serve(listening: socket.socket, control: socket.socket) -> int:
         service, reporter = build(settings.result(), channel)
         listener = Listener(make_app(service), listening, Direct(service, DIRECT, check_door))
         channel.send("ready")
+        grpc_server = await _start_grpc(service, channel) if service.settings.grpc_port else None
         applying = asyncio.create_task(_apply(channel, service, listener, tables))
         await asyncio.wait((stopping, applying), return_when=asyncio.FIRST_COMPLETED)
         service.ready = False
@@ -71,8 +76,12 @@ async def serve(listening: socket.socket, control: socket.socket) -> int:
             code = 1
             _log.error("routes can not be applied any more", exc_info=applying.exception())
         applying.cancel()
+        if grpc_server is not None:
+            closing = asyncio.create_task(grpc_server.drain(DRAIN_SECONDS))
         if not await listener.drain(DRAIN_SECONDS):
             _log.warning("requests were cut off: they were not done %.0f s after draining began", DRAIN_SECONDS)
+        if grpc_server is not None:
+            await closing
         service.router.close()
         service.executor.close()
         reporter.flush()
@@ -81,6 +90,20 @@ async def serve(listening: socket.socket, control: socket.socket) -> int:
     reading.cancel()
     await channel.flush(1.0)
     return code
+
+
+async def _start_grpc(service: Service, channel: Channel) -> GrpcServer | None:
+    """Serve gRPC beside HTTP. A port that is taken is told, and HTTP goes on without."""
+    from studio.serving.grpc.server import GrpcServer
+
+    server = GrpcServer(service, service.settings.host, service.settings.grpc_port)
+    try:
+        port = await server.start()
+    except OSError as error:
+        channel.send("grpc", port=0, error=f"gRPC can not be served on port {service.settings.grpc_port}: {error}.")
+        return None
+    channel.send("grpc", port=port, error="")
+    return server
 
 
 def build(settings: ServingSettings, channel: Channel) -> tuple[Service, Reporter]:

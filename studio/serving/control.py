@@ -4,7 +4,8 @@ Incoming: `{"type": "settings", "settings": ServingSettings}` first, `{"type": "
 whenever routes change, `{"type": "drain"}`. The end of the stream means that the owner is gone.
 
 Outgoing: `ready` (settings taken; the server accepts connections once the first table is in force), `routes_applied`
-with `generation` and `errors` by full reference, `tick` with a `Tick`, `requests` with `lines` of `RequestLine`.
+with `generation` and `errors` by full reference, `grpc` with the `port` it is served on, or `error`, `tick` with a
+`Tick`, `requests` with `lines` of `RequestLine`.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ async def handle(service: Service, request: Request) -> Response:
             return json_response({"models": list(service.router.table.models)})
         case ("models", "stats"):
             _only(request, "GET")
-            return json_response(_statistics(service, list(service.router.targets())))
+            return json_response(statistics_of(service, "", ""))
         case ("models", model):
             return _about(service, request, model, "", "")
         case ("models", model, "versions", version):
@@ -76,6 +76,16 @@ def _is_foreign(segments: tuple[str, ...]) -> bool:
     return segments[0] in ("logging", "trace", "systemsharedmemory", "cudasharedmemory")
 
 
+def statistics_of(service: Service, model: str, version: str) -> dict[str, Any]:
+    """Statistics of a version, of all of a model, or of everything where no model is named. Raises NotFound."""
+    if not model:
+        return _statistics(service, list(service.router.targets()))
+    target = service.router.resolve(model, version)
+    named = version or ":" in model
+    routes = service.router.routes(target.model)
+    return _statistics(service, [target] if named else list(routes.targets.values()), target)
+
+
 def _about(service: Service, request: Request, model: str, version: str, action: str) -> Response:
     router = service.router
     if action in ("generate", "generate_stream", "trace"):
@@ -90,8 +100,7 @@ def _about(service: Service, request: Request, model: str, version: str, action:
     if action == "config":
         return json_response(documents.config(target))
     if action == "stats":
-        named = version or ":" in model
-        return json_response(_statistics(service, [target] if named else list(routes.targets.values()), target))
+        return json_response(statistics_of(service, model, version))
     failure = router.failure(target)
     if failure or not service.ready:
         raise Unavailable("Model version not ready", failure.sentence() if failure else "The server is shutting down.")

@@ -6,6 +6,7 @@ extension_classification.md. The wording of errors is Triton's where its own tes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -132,20 +133,28 @@ def _parse_document(document: Any, binary: memoryview, target: Target) -> Call:
     if not isinstance(request_id, str):
         raise InvalidInput("Unable to parse 'id': a string is expected.")
     parameters = _parameters(document, "the request")
+    timeout_us, priority = check_parameters(parameters)
+    default_binary = _flag(parameters, "binary_data_output", "the request", False)
+    return Call(
+        id=request_id,
+        inputs=_inputs(document, binary, target),
+        wanted=wanted_outputs(document, default_binary, target),
+        timeout_us=timeout_us,
+        priority=priority,
+        all=not document.get("outputs"),
+    )
+
+
+def check_parameters(parameters: Json) -> tuple[int, int]:
+    """Time-out in microseconds and priority, of a request's parameters; 0 = none. Raises InvalidInput."""
+    if not parameters:
+        return 0, 0
     for key in parameters:
         if key.startswith("triton_"):
             raise InvalidInput(
                 f"parameter keys starting with 'triton_' are reserved for Triton usage, got: '{key[:60]}'"
             )
-    default_binary = _flag(parameters, "binary_data_output", "the request", False)
-    return Call(
-        id=request_id,
-        inputs=_inputs(document, binary, target),
-        wanted=_wanted(document, default_binary, target),
-        timeout_us=_count(parameters, "timeout", "the request", 0) if parameters else 0,
-        priority=_count(parameters, "priority", "the request", 0) if parameters else 0,
-        all=not document.get("outputs"),
-    )
+    return _count(parameters, "timeout", "the request", 0), _count(parameters, "priority", "the request", 0)
 
 
 def _parameters(owner: Json, what: str) -> Json:
@@ -199,7 +208,7 @@ def _inputs(document: Json, binary: memoryview, target: Target) -> dict[str, Arr
         spec = specs.get(name)
         if spec is None:
             raise InvalidInput(f"unexpected inference input '{name[:100]}' for model '{target.model}'")
-        shape = _check_input(entry, spec, target)
+        shape = check_input(entry, spec, target)
         parameters = entry.get("parameters")
         if parameters:
             parameters = _parameters(entry, f"input '{name}'")
@@ -220,7 +229,7 @@ def _inputs(document: Json, binary: memoryview, target: Target) -> dict[str, Arr
             arrays[name] = tensors.from_json(entry["data"], spec.datatype, shape, name)
         else:
             raise InvalidInput(f"Unable to parse 'data' of input '{name}': there is none.")
-    _check_complete(specs, arrays, target)
+    check_complete(specs, arrays, target)
     if at != len(binary):
         raise InvalidInput(
             f"unexpected {len(binary) - at} additional bytes behind the last input for model '{target.model}'"
@@ -228,7 +237,7 @@ def _inputs(document: Json, binary: memoryview, target: Target) -> dict[str, Arr
     return arrays
 
 
-def _check_input(entry: Json, spec: TensorSpec, target: Target) -> tuple[int, ...]:
+def check_input(entry: Json, spec: TensorSpec, target: Target) -> tuple[int, ...]:
     datatype = entry.get("datatype")
     if datatype != spec.datatype:
         if not isinstance(datatype, str) or datatype not in DATATYPES:
@@ -252,7 +261,7 @@ def _check_input(entry: Json, spec: TensorSpec, target: Target) -> tuple[int, ..
     return shape
 
 
-def _check_complete(specs: dict[str, TensorSpec], arrays: dict[str, Array], target: Target) -> None:
+def check_complete(specs: dict[str, TensorSpec], arrays: dict[str, Array], target: Target) -> None:
     if len(arrays) == len(specs):
         return
     missing = [name for name in specs if name not in arrays]
@@ -263,7 +272,7 @@ def _check_complete(specs: dict[str, TensorSpec], arrays: dict[str, Array], targ
     )
 
 
-def _wanted(document: Json, default_binary: bool, target: Target) -> tuple[Wanted, ...]:
+def wanted_outputs(document: Json, default_binary: bool, target: Target) -> tuple[Wanted, ...]:
     outputs = target.signature.outputs
     if not document.get("outputs"):
         return _all_wanted(target, default_binary)
@@ -332,16 +341,23 @@ def _all_wanted(target: Target, binary: bool) -> tuple[Wanted, ...]:
     return wanted
 
 
+def results(call: Call, target: Target, arrays: list[Array]) -> Iterator[tuple[Wanted, str, Array]]:
+    """Each wanted output with the datatype and the tensor that it is answered with. Raises InvalidInput."""
+    for wanted, array in zip(call.wanted, arrays, strict=True):
+        datatype = wanted.spec.datatype
+        if wanted.classes:
+            per_row = bool(wanted.spec.shape) and not isinstance(wanted.spec.shape[0], int)
+            yield wanted, "BYTES", tensors.classify(array, datatype, wanted.classes, target.class_labels, per_row)
+        else:
+            yield wanted, datatype, array
+
+
 def answer(call: Call, target: Target, version: str, arrays: list[Array]) -> Response:
     """The response. `arrays` are those of `call.wanted`. Raises InvalidInput for what can not be put as asked."""
     outputs: list[Json] = []
     buffers: list[bytes] = []
-    for wanted, array in zip(call.wanted, arrays, strict=True):
-        name, datatype = wanted.spec.name, wanted.spec.datatype
-        if wanted.classes:
-            per_row = bool(wanted.spec.shape) and not isinstance(wanted.spec.shape[0], int)
-            array = tensors.classify(array, datatype, wanted.classes, target.class_labels, per_row)
-            datatype = "BYTES"
+    for wanted, datatype, array in results(call, target, arrays):
+        name = wanted.spec.name
         output: Json = {"name": name, "datatype": datatype, "shape": array.shape}
         if wanted.binary:
             buffers.append(tensors.to_binary(array, datatype))

@@ -1,0 +1,274 @@
+"""Open Inference Protocol v2 over gRPC, with Triton's streaming, configuration, statistics and repository calls.
+
+Sources: Open Inference Protocol, open_inference_grpc.proto; Triton, docs/protocol. Outputs always travel as raw bytes,
+as Triton sends them; FP16 and BF16 come in as raw bytes alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import ParseDict
+
+import studio
+from studio.core.errors import InvalidInput, StudioError
+from studio.core.routing import Target
+from studio.serving.grpc.oip_messages import inference
+from studio.serving.http import Connection, Response
+from studio.serving.problems import Unsupported
+from studio.serving.protocols import oip
+from studio.serving.protocols import oip_documents as documents
+from studio.serving.protocols import oip_tensors as tensors
+from studio.serving.protocols.oip_infer import (
+    Call,
+    check_complete,
+    check_input,
+    check_parameters,
+    results,
+    wanted_outputs,
+)
+from studio.serving.service import Exchange, Service, count_failure
+from studio.serving.sessions import Array, LoadedModel, dtype_of
+
+SERVICE = "inference.GRPCInferenceService"
+NAME = "v2 grpc"
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+Unary = Callable[[Service, Any], Awaitable[Any]]
+
+
+class Infer(Exchange):
+    """One ModelInfer request. The answer's body is the serialised message; `failed` says why there is none."""
+
+    __slots__ = ("call", "failed")
+    protocol = NAME
+
+    def start(self, model: LoadedModel, request: Any) -> None:
+        """Parse and run. Never raises."""
+        self.failed: StudioError | None = None
+        parsing = time.perf_counter_ns()
+        try:
+            self.call = call = parse(request, self.target)
+            self.parsing_ns = time.perf_counter_ns() - parsing
+            self.submit(model, call.inputs, call.outputs, call.timeout_us, call.priority)
+        except StudioError as error:
+            self.fail(error)
+
+    def format(self, arrays: list[Array]) -> Response:
+        return Response(200, answer(self.call, self.target, arrays).SerializeToString())
+
+    def error(self, error: StudioError) -> Response:
+        self.failed = error
+        return Response(error.http_status, b"")
+
+
+def _value(parameter: Any) -> Any:
+    choice = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, choice) if choice else None
+
+
+def _plain(parameters: Any) -> dict[str, Any]:
+    return {key: _value(parameter) for key, parameter in parameters.items()}
+
+
+def parse(request: Any, target: Target) -> Call:
+    """The call that a ModelInferRequest stands for, checked against the signature. Raises InvalidInput, Unsupported."""
+    outputs = [{"name": output.name, "parameters": _plain(output.parameters)} for output in request.outputs]
+    timeout_us, priority = check_parameters(_plain(request.parameters))
+    return Call(
+        id=request.id,
+        inputs=_inputs(request, target),
+        wanted=wanted_outputs({"outputs": outputs}, True, target),
+        timeout_us=timeout_us,
+        priority=priority,
+        all=not outputs,
+    )
+
+
+def _inputs(request: Any, target: Target) -> dict[str, Array]:
+    specs = target.input_specs
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidInput(
+            f"expected number of raw input contents to be {len(request.inputs)}, got {len(raw)}"
+            f" for model '{target.model}'"
+        )
+    arrays: dict[str, Array] = {}
+    for place, tensor in enumerate(request.inputs):
+        name: str = tensor.name
+        if name in arrays:
+            raise InvalidInput(f"input '{name[:100]}' already exists in request")
+        spec = specs.get(name)
+        if spec is None:
+            raise InvalidInput(f"unexpected inference input '{name[:100]}' for model '{target.model}'")
+        if any(key.startswith("shared_memory_") for key in tensor.parameters):
+            raise Unsupported(f"input '{name}' asks for shared memory, which this server does not offer.")
+        shape = check_input({"datatype": tensor.datatype, "shape": list(tensor.shape)}, spec, target)
+        if raw:
+            if tensor.HasField("contents"):
+                raise InvalidInput(
+                    "contents field must not be specified when using raw_input_contents"
+                    f" for '{name}' for model '{target.model}'"
+                )
+            arrays[name] = tensors.from_binary(memoryview(raw[place]), spec.datatype, shape, name, target.model)
+        else:
+            arrays[name] = _from_contents(tensor.contents, spec.datatype, shape, name)
+    check_complete(specs, arrays, target)
+    return arrays
+
+
+def _from_contents(contents: Any, datatype: str, shape: tuple[int, ...], name: str) -> Array:
+    field = _CONTENTS.get(datatype)
+    if field is None:
+        raise InvalidInput(f"input '{name}' is {datatype}, which only raw_input_contents can carry.")
+    values = list(getattr(contents, field))
+    used = [each.name for each, _ in contents.ListFields()]
+    if used not in ([], [field]):
+        raise InvalidInput(f"input '{name}' is {datatype}: it belongs into {field}, and {', '.join(used)} is set.")
+    if datatype == "BYTES":
+        try:
+            array = np.array([value.decode() for value in values], dtype=object)
+        except UnicodeDecodeError:
+            raise InvalidInput(
+                f"an element of input '{name}' is not valid UTF-8.", "The runtime's strings are UTF-8."
+            ) from None
+    else:
+        dtype = dtype_of(datatype)
+        array = np.array(values)
+        if array.size and dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            if int(array.min()) < limits.min or int(array.max()) > limits.max:
+                raise InvalidInput(f"a value of input '{name}' is out of the range of {datatype}.")
+        array = array.astype(dtype)
+    if array.size != int(np.prod(shape, dtype=np.int64)):
+        raise InvalidInput(
+            f"unexpected number of elements for input '{name}': shape {list(shape)} needs"
+            f" {int(np.prod(shape, dtype=np.int64))}, and there are {array.size}."
+        )
+    return array.reshape(shape)
+
+
+def answer(call: Call, target: Target, arrays: list[Array]) -> Any:
+    """The ModelInferResponse. Raises InvalidInput for what can not be put as asked."""
+    response = inference()["ModelInferResponse"](
+        model_name=target.model, model_version=documents.version_name(target), id=call.id
+    )
+    for wanted, datatype, array in results(call, target, arrays):
+        response.outputs.add(name=wanted.spec.name, datatype=datatype, shape=array.shape)
+        response.raw_output_contents.append(tensors.to_binary(array, datatype))
+    return response
+
+
+async def infer(service: Service, request: Any) -> bytes:
+    """ModelInfer: the serialised answer. Raises StudioError; a cancelled call cancels its run."""
+    started_ns = time.perf_counter_ns()
+    target: Target | None = None
+    try:
+        target = service.router.resolve(request.model_name, request.model_version)
+        model = service.router.model(target) or await service.router.loaded_model(target)
+    except StudioError as error:
+        count_failure(service, target, NAME, error.http_status, started_ns, str(error))
+        raise
+    future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    def settle(response: Response) -> None:
+        if not future.done():
+            future.set_result(response)
+
+    connection = Connection()
+    exchange = Infer(service, target, connection, started_ns, settle)
+    exchange.start(model, request)
+    try:
+        response = await future
+    except asyncio.CancelledError:
+        for lost in tuple(connection.on_lost):
+            lost()
+        raise
+    if exchange.failed is not None:
+        raise exchange.failed
+    return response.body if isinstance(response.body, bytes) else bytes(response.body)
+
+
+async def stream(service: Service, requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """ModelStreamInfer: an answer for each request, in their order; an error is an answer too, and ends nothing."""
+    kind = inference()["ModelStreamInferResponse"]
+    async for request in requests:
+        response = kind()
+        try:
+            response.infer_response.MergeFromString(await infer(service, request))
+        except StudioError as error:
+            response.error_message = str(error)
+            response.infer_response.id = request.id
+        yield response.SerializeToString()
+
+
+async def _server_live(_service: Service, _request: Any) -> Any:
+    return inference()["ServerLiveResponse"](live=True)
+
+
+async def _server_ready(service: Service, _request: Any) -> Any:
+    return inference()["ServerReadyResponse"](ready=service.ready)
+
+
+async def _model_ready(service: Service, request: Any) -> Any:
+    target = service.router.resolve(request.name, request.version)
+    return inference()["ModelReadyResponse"](ready=service.ready and service.router.failure(target) is None)
+
+
+async def _server_metadata(_service: Service, _request: Any) -> Any:
+    return inference()["ServerMetadataResponse"](name="studio", version=studio.__version__, extensions=oip.EXTENSIONS)
+
+
+async def _model_metadata(service: Service, request: Any) -> Any:
+    target = service.router.resolve(request.name, request.version)
+    document = documents.metadata(service.router.routes(target.model), target)
+    return ParseDict(document, inference()["ModelMetadataResponse"]())
+
+
+async def _model_config(service: Service, request: Any) -> Any:
+    target = service.router.resolve(request.name, request.version)
+    return ParseDict({"config": documents.config(target)}, inference()["ModelConfigResponse"]())
+
+
+async def _model_statistics(service: Service, request: Any) -> Any:
+    document = oip.statistics_of(service, request.name, request.version)
+    return ParseDict(document, inference()["ModelStatisticsResponse"](), ignore_unknown_fields=True)
+
+
+async def _repository_index(service: Service, request: Any) -> Any:
+    if request.repository_name:
+        raise Unsupported("'repository_name' specification is not supported")
+    document = {"models": documents.index(service.router, request.ready)}
+    return ParseDict(document, inference()["RepositoryIndexResponse"]())
+
+
+UNARY: dict[str, tuple[str, Unary]] = {
+    "ServerLive": ("ServerLiveRequest", _server_live),
+    "ServerReady": ("ServerReadyRequest", _server_ready),
+    "ModelReady": ("ModelReadyRequest", _model_ready),
+    "ServerMetadata": ("ServerMetadataRequest", _server_metadata),
+    "ModelMetadata": ("ModelMetadataRequest", _model_metadata),
+    "ModelConfig": ("ModelConfigRequest", _model_config),
+    "ModelStatistics": ("ModelStatisticsRequest", _model_statistics),
+    "RepositoryIndex": ("RepositoryIndexRequest", _repository_index),
+    "ModelInfer": ("ModelInferRequest", infer),
+}
+"""Method -> the message it takes, and who answers. What is not here is UNIMPLEMENTED."""

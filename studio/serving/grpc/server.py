@@ -1,0 +1,128 @@
+"""The gRPC server of the endpoint: methods, errors as status codes, limits, draining. Imports grpc."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from studio.core.errors import StudioError
+from studio.serving.grpc import oip
+from studio.serving.grpc.oip_messages import health, inference
+from studio.serving.service import Service
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ALREADY_EXISTS,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.FAILED_PRECONDITION,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+_log = logging.getLogger("studio.serving")
+
+
+class GrpcServer:
+    """Listens on `host:port`. `start` raises OSError when the port can not be had."""
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        limit = service.settings.max_body_bytes
+        self._service = service
+        self._host = f"[{host}]" if ":" in host else host
+        self._port = port
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+            ),
+            maximum_concurrent_rpcs=service.settings.queue,
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(oip.SERVICE, self._inference()),
+                grpc.method_handlers_generic_handler("grpc.health.v1.Health", self._health()),
+            )
+        )
+
+    async def start(self) -> int:
+        """Begin to serve. The port."""
+        try:
+            self._port = self._server.add_insecure_port(f"{self._host}:{self._port}")
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        await self._server.start()
+        return self._port
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new calls, and let those under way finish for so long."""
+        await self._server.stop(seconds)
+
+    def _inference(self) -> dict[str, Any]:
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(
+                self._unary(answer), inference()[message].FromString, _serialised
+            )
+            for method, (message, answer) in oip.UNARY.items()
+        }
+        request = inference()["ModelInferRequest"].FromString
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream, request, _serialised)
+        return handlers
+
+    def _unary(self, answer: oip.Unary) -> Any:
+        async def handle(request: Any, context: Any) -> Any:
+            try:
+                return await answer(self._service, request)
+            except StudioError as error:
+                await _abort(context, error)
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                await _abort(context, _unforeseen())
+
+        return handle
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
+        try:
+            async for response in oip.stream(self._service, requests):
+                yield response
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            await _abort(context, _unforeseen())
+
+    def _health(self) -> dict[str, Any]:
+        messages = health()
+
+        def status() -> Any:
+            return messages["HealthCheckResponse"](status="SERVING" if self._service.ready else "NOT_SERVING")
+
+        async def check(request: Any, context: Any) -> Any:
+            if request.service not in ("", oip.SERVICE):
+                await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+            return status()
+
+        read = messages["HealthCheckRequest"].FromString
+        return {"Check": grpc.unary_unary_rpc_method_handler(check, read, _serialised)}
+
+
+def _serialised(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
+
+
+async def _abort(context: Any, error: StudioError) -> None:
+    await context.abort(_CODES.get(error.http_status, grpc.StatusCode.INTERNAL), str(error))
+
+
+def _unforeseen() -> StudioError:
+    request_id = secrets.token_hex(6)
+    _log.exception("request %s failed", request_id)
+    return StudioError(
+        f"Internal error (request {request_id}).", "", f"The server's log tells more: look for {request_id}."
+    )
