@@ -47,9 +47,10 @@ def run_intake(task: IntakeTask, report: Progress) -> IntakeResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """An arrival taken in: what is told of it, and what it was run on."""
+    """An arrival taken in: what is told of it, what was said of it, and what it was run on."""
 
     result: IntakeResult
+    settings: ModelSettings
     kit: WorkKit
 
 
@@ -134,7 +135,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
         preprocessing=preprocessing,
         asset_paths=tuple(str(path) for path in assets),
     )
-    return Taken(result=result, kit=kit)
+    return Taken(result=result, settings=settings, kit=kit)
 
 
 def wanted_recipes() -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from studio.verify.inputs import (
     row_layout,
     split_runs,
     take_rows,
+    usual_bounds,
 )
 from studio.verify.session import open_session, run, signature_of
 
@@ -107,6 +108,18 @@ class WorkKit:
     @property
     def kind(self) -> InputsKind:
         return self.loaded.kind if self.loaded else "synthetic"
+
+    def bounds(self, signature: Signature) -> dict[str, tuple[float, float]]:
+        """Between which two values made-up inputs lay, by name; without those that were drawn in another way."""
+        if self.loaded is not None:
+            return {}
+        ranges: Ranges = self._attempt.ranges if self._attempt else self._ranges
+        given = {spec.name: ranges.get(spec.name) or usual_bounds(spec) for spec in signature.inputs}
+        return {
+            name: (float(two[0]), float(two[1]))
+            for name, two in given.items()
+            if two is not None and len(two) == 2 and all(isinstance(one, int | float) for one in two)
+        }
 
     def inputs(self, signature: Signature) -> tuple[Feed, Array | None]:
         """All samples with their labels, or made-up rows such as the model was seen to accept."""
