@@ -80,6 +80,25 @@ class IntakeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TemplateTask(IntakeTask):
+    """Take an arrival in as if it were dropped, and write a settings file for it instead of registering it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateResult:
+    """The `text` of a settings file. `problem`: what the user has to answer first, where there is something.
+
+    `settings_inside`: where the given folder has a settings file already.
+    """
+
+    text: str
+    format: str
+    detail: str
+    problem: Problem | None = None
+    settings_inside: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VariantTask:
     """Make and judge one variant with `recipe`; the reference variant's own name only measures the reference.
 
@@ -134,11 +153,11 @@ class VariantResult:
     parameters: dict[str, str] = field(default_factory=dict)
 
 
-Task = IntakeTask | VariantTask | MeasureTask
-Result = IntakeResult | MadeResult | VariantResult
+Task = IntakeTask | TemplateTask | VariantTask | MeasureTask
+Result = IntakeResult | TemplateResult | MadeResult | VariantResult
 
-_TASKS: dict[str, type[Any]] = {"intake": IntakeTask, "make": VariantTask, "measure": MeasureTask}
-_RESULTS: dict[str, type[Any]] = {"intake": IntakeResult, "make": MadeResult, "measure": VariantResult}
+_TASKS: dict[str, type[Any]] = {"intake": IntakeTask, "template": TemplateTask, "make": VariantTask, "measure": MeasureTask}
+_RESULTS: dict[str, type[Any]] = {"intake": IntakeResult, "template": TemplateResult, "make": MadeResult, "measure": VariantResult}
 
 
 @dataclass(frozen=True, kw_only=True)

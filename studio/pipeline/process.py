@@ -29,6 +29,8 @@ from studio.pipeline.messages import (
     Message,
     Progress,
     Task,
+    TemplateResult,
+    TemplateTask,
     VariantResult,
     VariantTask,
     decode_result,
@@ -76,6 +78,8 @@ class Worker:
         while not self.sandbox:
             await self._next(None)
 
+    @overload
+    async def run(self, task: TemplateTask, on_progress: Progress | None = None) -> TemplateResult: ...
     @overload
     async def run(self, task: IntakeTask, on_progress: Progress | None = None) -> IntakeResult: ...
     @overload

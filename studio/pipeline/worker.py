@@ -28,6 +28,7 @@ from studio.pipeline.sandbox import Limits, enter
 _PRELOAD = {"onnx": ("studio.pipeline.intake", "onnx"), "lab": ("studio.pipeline.lab", "onnx")}
 _TASKS = {
     "intake": ("studio.pipeline.intake", "run_intake"),
+    "template": ("studio.pipeline.template", "run_template"),
     "make": ("studio.pipeline.lab", "run_make"),
     "measure": ("studio.pipeline.lab", "run_measure"),
 }
