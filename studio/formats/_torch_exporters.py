@@ -109,15 +109,11 @@ def _add_unread_inputs(made: Any, model: TorchModel) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """PyTorch prints whole graphs, and warns of everything. Transformers take their plain path: the fast one has no
-    form in ONNX.
-    """
+    """PyTorch prints whole graphs, and warns of everything."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     torch.onnx.register_custom_op_symbolic("aten::unflatten", _unflatten, 13)
     try:
         with (
@@ -129,7 +125,6 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
             yield caught
     finally:
         torch.onnx.unregister_custom_op_symbolic("aten::unflatten", 13)
-        torch.backends.mha.set_fastpath_enabled(fast)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -17,6 +17,12 @@ from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
 from studio.formats.torch_common import said
 
+# Transformers on their plain path: the fast one has no form in ONNX, and answers padded positions differently.
+torch.backends.mha.set_fastpath_enabled(False)
+
+Shape = tuple[int | str, ...]
+"""Sizes of an input: numbers, and names of those that a caller may choose."""
+
 Free = tuple[dict[int, str], ...]
 """For each input the names of its free sizes, by axis."""
 
