@@ -80,8 +80,14 @@ class IntakeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateTask(IntakeTask):
+class TemplateTask:
     """Take an arrival in as if it were dropped, and write a settings file for it instead of registering it."""
+
+    arrival: IntakeTask
+
+    @property
+    def out(self) -> str:
+        return self.arrival.out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +162,18 @@ class VariantResult:
 Task = IntakeTask | TemplateTask | VariantTask | MeasureTask
 Result = IntakeResult | TemplateResult | MadeResult | VariantResult
 
-_TASKS: dict[str, type[Any]] = {"intake": IntakeTask, "template": TemplateTask, "make": VariantTask, "measure": MeasureTask}
-_RESULTS: dict[str, type[Any]] = {"intake": IntakeResult, "template": TemplateResult, "make": MadeResult, "measure": VariantResult}
+_TASKS: dict[str, type[Any]] = {
+    "intake": IntakeTask,
+    "template": TemplateTask,
+    "make": VariantTask,
+    "measure": MeasureTask,
+}
+_RESULTS: dict[str, type[Any]] = {
+    "intake": IntakeResult,
+    "template": TemplateResult,
+    "make": MadeResult,
+    "measure": VariantResult,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from studio.formats.settings_file import read_settings
 from studio.formats.settings_template import Known, template
 from studio.pipeline.arrival import Opened
 from studio.pipeline.intake import Taken, intake, opened, wanted_recipes
-from studio.pipeline.messages import Progress, TemplateResult, TemplateTask
+from studio.pipeline.messages import IntakeTask, Progress, TemplateResult, TemplateTask
 
 
 def run_template(task: TemplateTask, report: Progress) -> TemplateResult:
@@ -17,22 +17,23 @@ def run_template(task: TemplateTask, report: Progress) -> TemplateResult:
 
     A model that waits for a word of the user gets a file with that question in it. Raises StudioError otherwise.
     """
-    found = opened(task, report)
+    arrival = task.arrival
+    found = opened(arrival, report)
     try:
-        known = _known(task, found, intake(task, found, report))
+        known = _known(arrival, found, intake(arrival, found, report))
     except Waiting as asking:
-        known = _asking(task, found, asking.problem)
+        known = _asking(arrival, found, asking.problem)
     inside = found.dropped.settings
     return TemplateResult(
         text=template(known),
         format=found.format.name,
         detail=found.recognition.detail,
         problem=known.question,
-        settings_inside=_below(inside, task) if inside is not None else "",
+        settings_inside=_below(inside, arrival) if inside is not None else "",
     )
 
 
-def _known(task: TemplateTask, found: Opened, taken: Taken) -> Known:
+def _known(task: IntakeTask, found: Opened, taken: Taken) -> Known:
     result = taken.result
     return Known(
         stem=task.stem,
@@ -47,7 +48,7 @@ def _known(task: TemplateTask, found: Opened, taken: Taken) -> Known:
     )
 
 
-def _asking(task: TemplateTask, found: Opened, question: Problem) -> Known:
+def _asking(task: IntakeTask, found: Opened, question: Problem) -> Known:
     return Known(
         stem=task.stem,
         detail=found.recognition.detail,
@@ -59,7 +60,7 @@ def _asking(task: TemplateTask, found: Opened, question: Problem) -> Known:
     )
 
 
-def _below(file: Path, task: TemplateTask) -> str:
+def _below(file: Path, task: IntakeTask) -> str:
     """Where a settings file lies in the folder that was given; empty when it lies beside the model."""
     for path in map(Path, task.files):
         if path.is_dir() and file.is_relative_to(path):
