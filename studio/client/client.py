@@ -25,6 +25,7 @@ from studio.core.views import (
     CallExample,
     LogLine,
     ModelDetail,
+    SettingsTemplate,
     Status,
     TrustAnswer,
     VersionDetail,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 120.0
+CONVERSION_SECONDS = 3600.0  # the engine has a clock of its own for that
 POLL_SECONDS = 0.2
 COMPARED = frozenset({"done", "failed", "cancelled"})
 
@@ -184,6 +186,23 @@ class Client:
         """Copy a file or folder into the inbox; `name` renames its stem. Gives the paths of the copies."""
         absolute = str(Path(path).expanduser().resolve())
         return self._transport.post("/api/add", {"path": absolute, "name": name}, _Files).files
+
+    def template(self, path: str | Path, target: str | Path = "", force: bool = False) -> SettingsTemplate:
+        """A settings file for a model that lies anywhere on this machine, from what it was seen to be.
+
+        It is not written: `path` of the answer says where it belongs, beside the model or at `target`. Takes as long as
+        a conversion. Raises Conflict when a file is there already and not `force`.
+        """
+        body = {
+            "path": str(Path(path).expanduser().absolute()),
+            "target": str(Path(target).expanduser().absolute()) if target else "",
+            "force": force,
+        }
+        patient = Transport(self._transport.address, CONVERSION_SECONDS)
+        try:
+            return patient.post("/api/template", body, SettingsTemplate)
+        finally:
+            patient.close()
 
     def jobs(self, limit: int = 200) -> tuple[Job, ...]:
         """Jobs, newest first."""

@@ -146,6 +146,20 @@ class CallExample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SettingsTemplate:
+    """A settings file for a model: its `text`, and the `path` where it belongs. `detail`: the format in a few words.
+
+    `problem`: what the user has to answer before the model can be converted; the text has that question in it.
+    """
+
+    path: str
+    text: str
+    format: str
+    detail: str
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrustAnswer:
     """What a yes led to: the `code` that may run now, and the `jobs` that go on because of it."""
 

@@ -30,6 +30,7 @@ from studio.engine.logs import Logs
 from studio.engine.measure import Measure
 from studio.engine.netron import Netron
 from studio.engine.supervisor import Supervisor
+from studio.engine.templates import Templates
 from studio.inbox.add import add as add_to_inbox
 from studio.store.jobs import JobStore
 from studio.store.workspace import Workspace
@@ -59,6 +60,7 @@ class Engine:
         self.lab = Lab(workspace, self.keep)
         self.jobs.use(self._take_in, self.lab.run)
         self.answers = Answers(workspace, self.keep, self.jobs)
+        self.templates = Templates(workspace, self.keep)
         self.arrivals = Arrivals(workspace, self.jobs, self.keep, self.intake, self.logs)
         self.comparisons = Comparisons(
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
 from studio.core.comparison import Comparison, Plan
-from studio.core.errors import InvalidInput
+from studio.core.errors import Cancelled, InvalidInput
 from studio.core.jobs import Job
 from studio.core.journal import AliasMove, TrustedCode
 from studio.core.tensors import TensorSpec
-from studio.core.views import ApiError, TrustAnswer, VersionRow
+from studio.core.views import ApiError, SettingsTemplate, TrustAnswer, VersionRow
 from studio.engine.api.bodies import (
     ActorBody,
     AddBody,
@@ -23,20 +24,44 @@ from studio.engine.api.bodies import (
     PurgeBody,
     ReferenceBody,
     RollbackBody,
+    TemplateBody,
     TrustBody,
 )
 from studio.engine.api.queries import answer, engine_of
 
 router = APIRouter(responses={"default": {"model": ApiError, "description": "What happened, why, what to do now."}})
+LOOK_SECONDS = 0.5
 
 
 @router.post("/add")
 async def add(request: Request, body: AddBody) -> Response:
     """Copy a file or folder, and what belongs to it, into the inbox: {"files"}."""
-    path = Path(body.path)
-    if not path.is_absolute():
-        raise InvalidInput(f"{body.path!r} is not an absolute path.", "The engine may run in another folder than you.")
-    return answer({"files": await engine_of(request).add(path, body.name)})
+    return answer({"files": await engine_of(request).add(absolute(body.path), body.name)})
+
+
+def absolute(path: str) -> Path:
+    """A path of a request. Raises InvalidInput when it is not absolute."""
+    if not Path(path).is_absolute():
+        raise InvalidInput(f"{path!r} is not an absolute path.", "The engine may run in another folder than you.")
+    return Path(path)
+
+
+@router.post("/template", response_model=SettingsTemplate)
+async def template(request: Request, body: TemplateBody) -> Response:
+    """A settings file for a model of this machine, from what it was seen to be. Nothing is written or registered.
+
+    It takes as long as converting the model; the work ends with the connection.
+    """
+    model, target = absolute(body.path), absolute(body.target) if body.target else None
+    making = asyncio.create_task(engine_of(request).templates.make(model, target, body.force))
+    try:
+        while not making.done():
+            await asyncio.wait({making}, timeout=LOOK_SECONDS)
+            if not making.done() and await request.is_disconnected():
+                raise Cancelled("Nobody waits for the settings file any more.")
+        return answer(making.result())
+    finally:
+        making.cancel()
 
 
 @router.post("/jobs/{job}/cancel", response_model=Job)

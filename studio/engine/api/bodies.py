@@ -14,6 +14,15 @@ class AddBody:
 
 
 @dataclass
+class TemplateBody:
+    """Make a settings file for the model at `path`, to lie beside it or at `target`; `force` where there is one."""
+
+    path: str
+    target: str = ""
+    force: bool = False
+
+
+@dataclass
 class AliasBody:
     """Move an alias. `target`: a version (`3`), a variant (`3-int8`), another alias; empty removes the alias."""
 
