@@ -114,6 +114,8 @@ def _folder(files: ArrivalFiles) -> _Folder | None:
     config = read_config(configs[0])
     versions = sorted({number for file in files.content if (number := _version_of(root, file)) is not None})
     if not versions and config.backend not in _ELSEWHERE:
+        if len(files.content) > 1:
+            return None  # the configuration lies beside the model instead of above it: the model is what counts
         raise InvalidInput(
             f"There is no version in the Triton folder '{root.name}'.",
             f"Beside {CONFIG} there should be a folder whose name is a number, with the model in it.",

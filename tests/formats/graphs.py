@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,60 @@ def weights(seed: int = 0, shape: tuple[int, ...] = (4, 3)) -> np.ndarray:
 def finish(graph: onnx.GraphProto, functions: Any = (), domains: tuple[str, ...] = ()) -> onnx.ModelProto:
     imports = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
     return helper.make_model(graph, opset_imports=imports, ir_version=10, functions=list(functions))
+
+
+def value(name: str, kind: int = TensorProto.FLOAT, shape: Sequence[Any] | None = ("n", 4)) -> onnx.ValueInfoProto:
+    """An input or output; `shape` None declares none at all."""
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def tensor(name: str, array: Any) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(array), name)
+
+
+def built(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: Sequence[onnx.TensorProto] = (),
+    *,
+    opset: int = 17,
+    ir: int = 8,
+    domains: dict[str, int] | None = None,
+    functions: Sequence[onnx.FunctionProto] = (),
+) -> onnx.ModelProto:
+    """Any graph, with versions that `finish` does not give."""
+    graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(constants))
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(*one) for one in (domains or {}).items())]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir, functions=list(functions))
+
+
+def convolutional(opset: int, ir: int) -> onnx.ModelProto:
+    """A small network as exporters of its time wrote it: up to opset 6, operands are aligned by attributes; up to IR
+    version 3, weights are inputs too.
+    """
+    old = opset < 7
+    infer = {"is_test": 1} if old else {}
+    rng = np.random.default_rng(4)
+    shapes = {"w": (4, 3, 3, 3), "b": (4,) if old else (4, 1, 1), "s": (4,), "t": (4,), "m": (4,), "v": (4,)}
+    shapes |= {"w2": (4, 5), "b2": (5,)}
+    constants = [tensor(name, np.abs(rng.standard_normal(shape)).astype(np.float32)) for name, shape in shapes.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Sub", ["c", "b"], ["d"], **({"broadcast": 1, "axis": 1} if old else {})),
+        helper.make_node("BatchNormalization", ["d", "s", "t", "m", "v"], ["e"], **infer),
+        helper.make_node("Relu", ["e"], ["f"]),
+        helper.make_node("Dropout", ["f"], ["g"], **infer),
+        helper.make_node("MaxPool", ["g"], ["h"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["h"], ["i"]),
+        helper.make_node("Flatten", ["i"], ["j"]),
+        helper.make_node("Gemm", ["j", "w2", "b2"], ["k"], **({"broadcast": 1} if old else {})),
+        helper.make_node("Softmax", ["k"], ["y"]),
+    ]
+    inputs = [value("x", shape=("n", 3, 8, 8))]
+    if ir < 4:
+        inputs += [value(one.name, shape=list(one.dims)) for one in constants]
+    return built(nodes, inputs, [value("y", shape=("n", 5))], constants, opset=opset, ir=ir)
 
 
 def linear() -> onnx.ModelProto:
