@@ -1,7 +1,8 @@
-"""What joblib writes in a pickle before the bytes of an array: enough of it to know how many bytes follow.
+"""Descriptions of numpy arrays in a pickle: their data types, and what joblib writes before the bytes of an array.
 
-Only descriptions exactly as joblib writes them are understood; from any other, where the pickle goes on could not be
-told for certain. Source: joblib/numpy_pickle.py (NumpyArrayWrapper), numpy's descriptor.c (arraydescr_reduce).
+Only descriptions exactly as numpy and joblib write them are understood. From any other, how many bytes follow could not
+be told for certain; and numpy believes whatever flags and offsets the state of a data type gives, so that a lying one
+turns bytes into pointers. Source: joblib/numpy_pickle.py (NumpyArrayWrapper), numpy's descriptor.c (arraydescr_reduce).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ _CODE = re.compile(r"(?:([biufc])(\d{1,2})|([mM])8|(O)8|([SUV])(\d{1,18}))")
 _SIZES = {"b": {1}, "i": {1, 2, 4, 8}, "u": {1, 2, 4, 8}, "f": {2, 4, 8, 12, 16}, "c": {8, 16, 24, 32}}
 _KEYS = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
 _LARGEST = 2**62
+_OBJECT_FLAGS = 63  # reference counted, pickled as a list, …: all that numpy sets for objects
+_PLAIN_FLAGS = 8 | 16 | 128  # wants initialising, needs Python, aligned
 _DEEPEST = 16
 
 
@@ -28,13 +31,15 @@ class ArrayShape:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
+    """One element of an array."""
+
     size: int
     objects: bool
 
 
 def array_of(state: Any) -> ArrayShape | None:
-    """What follows a wrapper with this state (a studio.formats._pickle_machine.Table). None: it can not be told."""
+    """What follows a wrapper with this state (a studio.formats._pickle_values.Table). None: it can not be told."""
     known = getattr(state, "known", None)
     if (
         known is None
@@ -44,7 +49,7 @@ def array_of(state: Any) -> ArrayShape | None:
     ):
         return None
     shape, alignment = known["shape"], known.get("numpy_array_alignment_bytes")
-    item = _item(known["dtype"], 0)
+    item = item_of(known["dtype"])
     if item is None or not _sizes(shape) or not (alignment is None or type(alignment) is int):
         return None
     size = prod(shape) * item.size
@@ -57,59 +62,56 @@ def _sizes(value: Any) -> bool:
     return isinstance(value, tuple) and all(type(size) is int and 0 <= size < _LARGEST for size in value)
 
 
-def _item(made: Any, depth: int) -> _Item | None:
-    """Size of one element of a `numpy.dtype(code, align, copy)` with its state."""
+def item_of(made: Any, depth: int = 0) -> Item | None:
+    """What a `numpy.dtype(code, align, copy)` with its state describes. None where numpy would not write it so."""
     if depth > _DEEPEST or str(getattr(made, "maker", "")) != "numpy.dtype" or made.states > 1:
         return None
-    args = made.args
-    code = args[0] if args and type(args[0]) is str else ""
-    match = _CODE.fullmatch(code)
-    if match is None or any(type(rest) not in (bool, int) for rest in args[1:]):
+    args, state = made.args, made.state
+    match = _CODE.fullmatch(args[0]) if len(args) == 3 and type(args[0]) is str else None
+    if match is None or args[1] not in (False, True) or args[2] not in (False, True):
         return None
     number, width, time, objects, flexible, length = match.groups()
-    state = made.state
-    if made.states and (not isinstance(state, tuple) or len(state) not in (8, 9)):
+    if not made.states:
+        return None if flexible else Item(int(width or 8), bool(objects))
+    # Written over one that numpy itself uses, a state would change it everywhere.
+    if not args[2] or not isinstance(state, tuple) or len(state) not in (8, 9):
         return None
-    if number:
-        return _Item(int(width), False) if int(width) in _SIZES[number] and _plain(state, False) else None
-    if time or objects:
-        return _Item(8, bool(objects)) if _plain(state, bool(objects)) else None
-    size = int(length) * (4 if flexible == "U" else 1)
-    if not made.states or state[5] != size:
+    base, names, fields, size, _, flags = state[2:8]
+    if type(flags) is not int or type(size) is not int:
         return None
-    inner = _inner(state, depth) if flexible == "V" else [] if state[2:5] == (None, None, None) else None
-    if inner is None:
+    if objects:
+        return Item(8, True) if (base, names, fields, size, flags) == (None, None, None, -1, _OBJECT_FLAGS) else None
+    if flags & ~_PLAIN_FLAGS:
         return None
-    found = _Item(size, any(item.objects for item in inner))
-    return found if _flagged(state) == found.objects else None
+    if number or time:
+        width = width or "8"
+        plain = (base, names, fields, size, flags) == (None, None, None, -1, 0)
+        return Item(int(width), False) if plain and int(width) in _SIZES.get(number, {8}) else None
+    if size != int(length) * (4 if flexible == "U" else 1):
+        return None
+    if flexible == "V":
+        return Item(size, False) if _structure(base, names, fields, size, depth) else None
+    return Item(size, False) if (base, names, fields) == (None, None, None) else None
 
 
-def _plain(state: Any, objects: bool) -> bool:
-    return state is None or (state[2:6] == (None, None, None, -1) and _flagged(state) == objects)
-
-
-def _flagged(state: tuple[Any, ...]) -> bool | None:
-    """Whether the flags say that there are objects in it: numpy believes them."""
-    return bool(state[7] & 1) if type(state[7]) is int else None
-
-
-def _inner(state: tuple[Any, ...], depth: int) -> list[_Item] | None:
-    """The parts of a structure, or of an array as an element."""
-    base, names, fields = state[2:5]
+def _structure(base: Any, names: Any, fields: Any, size: int, depth: int) -> bool:
+    """Whether the parts of a structure, or of an array as an element, lie inside of it and hold no objects."""
     if base is not None:
-        if not (isinstance(base, tuple) and len(base) == 2 and names is None and fields is None):
-            return None
-        item = _item(base[0], depth + 1)
-        return None if item is None else [item]
+        if not (isinstance(base, tuple) and len(base) == 2 and names is None and fields is None and _sizes(base[1])):
+            return False
+        item = item_of(base[0], depth + 1)
+        return item is not None and not item.objects and item.size * prod(base[1]) == size
     if names is None and fields is None:
-        return []
+        return True
     table = getattr(fields, "known", None)
-    if table is None or fields.odd or not fields.whole or not isinstance(names, tuple) or set(names) != set(table):
-        return None
-    found: list[_Item] = []
+    if table is None or fields.odd or not fields.whole or not isinstance(names, tuple):
+        return False
+    if any(type(name) is not str for name in names) or set(names) != set(table) or len(names) != len(table):
+        return False
     for entry in table.values():
-        item = _item(entry[0], depth + 1) if isinstance(entry, tuple) and entry else None
-        if item is None:
-            return None
-        found.append(item)
-    return found
+        if not (isinstance(entry, tuple) and len(entry) == 2 and type(entry[1]) is int and entry[1] >= 0):
+            return False
+        item = item_of(entry[0], depth + 1)
+        if item is None or item.objects or entry[1] + item.size > size:
+            return False
+    return True

@@ -14,7 +14,7 @@ import _compat_pickle
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from studio.formats._pickle_arrays import ArrayShape, array_of
+from studio.formats._pickle_arrays import ArrayShape, array_of, item_of
 from studio.formats._pickle_frames import PIECE
 from studio.formats._pickle_stack import Limits, Stack
 from studio.formats._pickle_values import (
@@ -30,8 +30,20 @@ from studio.formats._pickle_values import (
     Table,
 )
 
-_MOST_ODDITIES = 50
 _ENCODE = Name("_codecs", "encode")
+_DTYPE = Name("numpy", "dtype")
+_OBJECT = Name("builtins", "object")
+# They call what they are given. Pickles of Python, numpy and pandas give them classes, by name.
+_CALLERS = frozenset(
+    {
+        RECONSTRUCTOR,
+        Name("numpy.random._pickle", "__bit_generator_ctor"),
+        Name("numpy.random._pickle", "__generator_ctor"),
+        Name("numpy.random._pickle", "__randomstate_ctor"),
+        Name("pandas.core.indexes.base", "_new_Index"),
+    }
+)
+_CALLER_ENDINGS = ("newObj", "__pyx_unpickle_")
 _WRAPPERS = frozenset({"NumpyArrayWrapper", "NDArrayWrapper", "ZNDArrayWrapper"})
 _APPENDABLE = frozenset({Name("collections", "deque")})
 
@@ -39,8 +51,9 @@ _APPENDABLE = frozenset({Name("collections", "deque")})
 class Machine(Stack):
     """One run over one pickle.
 
-    `names` in the order of their first look-up; `oddities`: what no pickler writes, but a pickle that hides something
-    might (calls of what a call gave, methods replaced by state). `file` stands behind the pickle afterwards.
+    `names` in the order of their first look-up; `called`: those that are called, or handed to what calls them; `given`:
+    those that are called with arguments; `oddities`: what no pickler writes, but a pickle that hides something might (calls of what a call gave, methods
+    replaced by state). `file` stands behind the pickle afterwards.
     """
 
     def __init__(
@@ -49,7 +62,10 @@ class Machine(Stack):
         super().__init__(file, limits or Limits())
         self._arrays, self._outer = arrays, outer
         self.names: dict[Name, None] = {} if outer is None else outer.names
-        self.oddities: dict[str, None] = {} if outer is None else outer.oddities
+        self.called: set[Name] = set() if outer is None else outer.called
+        self.given: set[Name] = set() if outer is None else outer.given
+        if outer is not None:
+            self.oddities = outer.oddities
         self.proto = 0
         self.count = 0
 
@@ -69,10 +85,6 @@ class Machine(Stack):
                     raise Broken(f"it has more than {most} instructions")
                 if self.height > self.limits.values:
                     raise Broken("it heaps up values without using them")
-
-    def _odd(self, what: str) -> None:
-        if len(self.oddities) < _MOST_ODDITIES:
-            self.oddities.setdefault(what)
 
     # What names, makes and fills objects.
 
@@ -95,9 +107,25 @@ class Machine(Stack):
             self._odd(f"calls what {maker} gives")
         elif not isinstance(maker, Name):
             raise Broken("it calls something that is no function")
-        elif maker == _ENCODE and args[1:] != ("latin1",):
-            self._odd(f"calls {_ENCODE} with another encoding than latin1")
+        else:
+            self.called.add(maker)
+            if args:
+                self.given.add(maker)
+            if maker == _ENCODE and args[1:] != ("latin1",):
+                self._odd(f"calls {_ENCODE} with another encoding than latin1")
+            if maker in _CALLERS or maker.qualname.startswith(_CALLER_ENDINGS):
+                self._handed_on(maker, args)
         return Made(maker, args)
+
+    def _handed_on(self, maker: Name, args: tuple[Any, ...]) -> None:
+        empty = maker == RECONSTRUCTOR and len(args) == 3 and args[1:] == (_OBJECT, None)
+        for arg in args:
+            if isinstance(arg, Name):
+                self.called.add(arg)
+                if not empty:
+                    self.given.add(arg)
+            elif isinstance(arg, Made) and not (arg.maker in _CALLERS and arg.maker != RECONSTRUCTOR):
+                self._odd(f"hands an object to {maker}, which calls classes")
 
     def global_(self) -> None:
         self._push(self._look_up(self._in.name("a module's name"), self._in.name("a name")))
@@ -154,6 +182,8 @@ class Machine(Stack):
             return
         target.states += 1
         target.state = state
+        if target.maker == _DTYPE and item_of(target) is None:
+            self._odd("describes a numpy data type as numpy does not")
         kind = target.kind
         if self._arrays and kind is not None and kind.qualname in _WRAPPERS:
             self._stack[-1] = self._array_behind(target, kind)

@@ -10,6 +10,7 @@ from studio.formats._pickle_frames import Frames
 from studio.formats._pickle_values import BYTES, LONGEST_TEXT, NUMBER, TEXT, Broken, Table
 
 _MEMO_GAP = 65_536
+_MOST_ODDITIES = 50
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Stack:
         self._marks: list[list[Any]] = []
         self._below = 0  # values under all marks
         self._memo: dict[int, Any] = {}
+        self.oddities: dict[str, None] = {}
 
     @property
     def outermost(self) -> Any:
@@ -150,8 +152,21 @@ class Stack:
 
     def table(self) -> None:
         found = Table()
-        _fill(found, self._since_mark())
+        self._fill(found, self._since_mark())
         self._push(found)
+
+    def _fill(self, target: Any, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise Broken("a dictionary in it has a key without a value")
+        table = target if isinstance(target, Table) else Table()
+        for place in range(0, len(items), 2):
+            table.put(items[place], items[place + 1])
+        if table is not target and any(name.startswith("__") for name in table.methods):
+            self._odd("gives an object entries with the names of methods")
+
+    def _odd(self, what: str) -> None:
+        if len(self.oddities) < _MOST_ODDITIES:
+            self.oddities.setdefault(what)
 
     def mark(self) -> None:
         if len(self._marks) >= self.limits.marks:
@@ -169,13 +184,12 @@ class Stack:
     def set_item(self) -> None:
         value, key = self._pop(), self._pop()
         target = self._top()
-        if isinstance(target, Table):
-            target.put(key, value)
+        self._fill(target, [key, value])
 
     def set_items(self) -> None:
         items = self._since_mark()
         target = self._top()
-        _fill(target if isinstance(target, Table) else Table(), items)
+        self._fill(target, items)
 
     # The memo.
 
@@ -205,10 +219,3 @@ def _ascii(data: bytes) -> Any:
         return data.decode("ascii")
     except UnicodeDecodeError:  # bytes of Python 2; no name of anything
         return TEXT
-
-
-def _fill(target: Table, items: list[Any]) -> None:
-    if len(items) % 2:
-        raise Broken("a dictionary in it has a key without a value")
-    for place in range(0, len(items), 2):
-        target.put(items[place], items[place + 1])

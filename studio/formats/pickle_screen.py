@@ -26,13 +26,16 @@ _FIX = "Copy it again, or save it again."
 
 @dataclass(frozen=True, kw_only=True)
 class Screened:
-    """What one pickle would do. `names`: everything that loading looks up, in that order.
+    """What one pickle would do. `names`: everything that loading looks up, in that order; `called`: what it calls, `given`
+    what it calls with arguments.
 
     `oddities`: what no pickler writes (calls of what a call gave, methods replaced by state), as words; a pickle with
-    any runs code by other ways than the names tell. `value` stands for what it gives: Made, Table, a tuple, ….
+    any may run code by other ways than the names tell. `value` stands for what it gives: Made, Table, a tuple, ….
     """
 
     names: tuple[Name, ...]
+    called: frozenset[Name]
+    given: frozenset[Name]
     oddities: tuple[str, ...]
     value: Any
 
@@ -82,7 +85,7 @@ def screen_pickle(file: BinaryIO, name: str, arrays: bool = False, limits: Limit
             "Its arrays are in files of their own, or in an old compressed form.",
             "Load it with the joblib that wrote it, and save it with joblib 1.2 or newer.",
         ) from error
-    return Screened(names=tuple(machine.names), oddities=tuple(map(shown, machine.oddities)), value=value)
+    return _seen(machine, value)
 
 
 def first_look(head: bytes, arrays: bool = True) -> Screened | None:
@@ -97,7 +100,17 @@ def first_look(head: bytes, arrays: bool = True) -> Screened | None:
         value = machine.outermost
         if not machine.count or (value is None and not machine.names):
             return None
-    return Screened(names=tuple(machine.names), oddities=tuple(map(shown, machine.oddities)), value=value)
+    return _seen(machine, value)
+
+
+def _seen(machine: Machine, value: Any) -> Screened:
+    return Screened(
+        names=tuple(machine.names),
+        called=frozenset(machine.called),
+        given=frozenset(machine.given),
+        oddities=tuple(map(shown, machine.oddities)),
+        value=value,
+    )
 
 
 def described(value: Any) -> str:
