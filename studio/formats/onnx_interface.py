@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ def asked(model: Any) -> list[Any]:
 
 def check(model: Any) -> None:
     """Raises Refused for graphs without inputs or outputs, for inputs that are no plain tensors, and for names that
-    can not be kept. Outputs are judged later, since many can be turned into tensors.
+    can not be kept; InvalidInput for names that are no text. Outputs are judged later, since many can be turned into
+    tensors.
     """
+    _check_texts(model)
     inputs = asked(model)
     if not inputs:
         defaults = bool(model.graph.input)
@@ -48,6 +51,38 @@ def check(model: Any) -> None:
                 "Names may have any characters but NUL, and 60 000 bytes.",
                 "Rename that input or output and export the model again.",
             )
+
+
+def _check_texts(model: Any) -> None:
+    """Strings of the older protobuf syntax may hold any bytes, and come as bytes where they are no UTF-8."""
+    for text in _texts(model):
+        if isinstance(text, bytes):
+            raise InvalidInput(
+                f"The model has a name that is no text: {text[:40]!r}.",
+                "Names in ONNX are UTF-8. The file is damaged, or was written by a broken tool.",
+                "Copy it again, or export it again.",
+            )
+
+
+def _texts(model: Any) -> Iterator[Any]:
+    yield from (entry.domain for entry in model.opset_import)
+    stack = [model.graph, *model.functions]
+    yield from (text for function in model.functions for text in (function.name, function.domain))
+    for entry in (*model.graph.input, *model.graph.output):
+        yield entry.name
+        yield from (dim.dim_param for dim in entry.type.tensor_type.shape.dim)
+    while stack:
+        here = stack.pop()
+        for node in here.node:
+            yield node.op_type
+            yield node.domain
+            yield from node.input
+            yield from node.output
+            for attribute in node.attribute:
+                yield attribute.name
+                stack += [attribute.g] if attribute.HasField("g") else []
+                stack += attribute.graphs
+    yield from (tensor.name for tensor in model.graph.initializer)
 
 
 def _input_fix(kind: str) -> str:
