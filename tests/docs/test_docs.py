@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 from studio.cli.main import cli
 from studio.core.settings import Settings
 from studio.engine.api import actions, queries
-from studio.formats.settings_file import ModelSettings
+from studio.formats import settings_schema
+from studio.formats.settings_file import parse_settings
 from tests.docs.pages import KEYS, PAGES, ROOT, keys_page
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -150,9 +152,35 @@ def test_settings_are_documented_with_their_defaults() -> None:
     assert documented == dict(flat(Settings()))
 
 
-def test_keys_of_a_settings_file_are_documented() -> None:
-    table = section(ROOT / "docs" / "reference" / "manifest.md", "NAME.toml")
-    assert {key for key, _ in _ROW.findall(table)} == {field.name for field in dataclasses.fields(ModelSettings)}
+def rows(text: str) -> list[tuple[str, str, str]]:
+    """The rows of a table of keys: name, what it takes, what it means."""
+    return re.findall(r"^\| `([^`]+)` \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("title", "keys"),
+    [
+        ("The top of the file", settings_schema.TOP),
+        ("[inputs.NAME]", settings_schema.INPUT),
+        ("[gates]", settings_schema.GATES),
+        (
+            "[preprocessing.NAME]",
+            (settings_schema.KIND, *(key for keys in settings_schema.PREPROCESSING.values() for key in keys)),
+        ),
+    ],
+)
+def test_keys_of_a_settings_file_are_documented(title: str, keys: tuple[settings_schema.Key, ...]) -> None:
+    table = section(ROOT / "docs" / "reference" / "model-settings.md", title)
+    assert rows(table) == [(key.name, key.takes, key.meaning) for key in keys]
+
+
+def test_examples_of_a_settings_file_are_read() -> None:
+    page = (ROOT / "docs" / "reference" / "model-settings.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^(?:    .*\n|\n)+", page, re.MULTILINE)
+    examples = [block for block in blocks if " = " in block and "error:" not in block]
+    assert len(examples) == 6
+    for example in examples:
+        parse_settings(textwrap.dedent(example), "digits.toml")
 
 
 def test_the_page_of_keys_is_up_to_date() -> None:
