@@ -19,7 +19,7 @@ from studio.formats.settings_file import ModelSettings
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
-Bounds = tuple[float, float] | tuple[Array, Array] | tuple[str, ...]
+Bounds = tuple[float, float] | tuple[Array, Array] | tuple[str, ...] | Array
 
 SETTINGS_SUFFIX = ".toml"
 SAMPLES_SUFFIX = ".npz"
@@ -145,7 +145,8 @@ class Kit(Protocol):
     def runs(self, signature: Signature, ranges: Mapping[str, Bounds] | None = None) -> Iterator[tuple[Feed, ...]]:
         """Runs to compare on, batch sizes 1, 2 and 5 where the batch is free. Try one set after the other until one
         runs: the user's samples are the only set, made-up inputs come in several. `ranges`: bounds of values, for
-        a float input also arrays with one entry a column, for a string input the words to draw.
+        a float input also arrays with one entry a column, for a string input the words to draw; a single array holds
+        rows to take as they come.
         """
 
     def run(self, graph: Path, runs: tuple[Feed, ...], optimised: bool = True) -> list[Feed]:

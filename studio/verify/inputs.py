@@ -17,7 +17,7 @@ from studio.core.tensors import DATATYPES, Signature, TensorSpec
 from studio.verify.session import Array, Feed
 
 LABELS = "labels"
-Bounds = tuple[float, float] | tuple[Array, Array] | tuple[str, ...]
+Bounds = tuple[float, float] | tuple[Array, Array] | tuple[str, ...] | Array
 _FREE_SIZE = 8  # a free size that is not the batch: a short sentence
 _FREE_SIDE = 32  # a free height or width of an image
 
@@ -87,8 +87,9 @@ def draw_inputs(signature: Signature, rows: int, seed: int, ranges: Mapping[str,
 
     Floats are standard normal, integers 0 to 9 (uint8: 0 to 255), masks 1, segment ids 0, strings single letters;
     `ranges` gives bounds by input name (inclusive for integers) and draws evenly between them; arrays of bounds
-    have one entry for each column of a float input; for strings, they are the words to draw. Every free leading size
-    is `rows`; a size of the same name elsewhere too; other free sizes are 8, or 32 for the sides of images.
+    have one entry for each column of a float input; for strings, they are the words to draw. A single array holds rows,
+    which are taken as they come, again and again. Every free leading size is `rows`; a size of the same name elsewhere
+    too; other free sizes are 8, or 32 for the sides of images.
     """
     generator = np.random.default_rng(seed)
     layout = row_layout(signature)
@@ -114,6 +115,8 @@ def _free_size(spec: TensorSpec, place: int) -> int:
 
 def _draw(generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], bounds: Bounds | None) -> Array:
     kind = numpy_dtype(spec.datatype)
+    if isinstance(bounds, np.ndarray):
+        return np.asarray(bounds[np.arange(shape[0] if shape else 1) % len(bounds)]).reshape(shape).astype(kind)
     if spec.datatype == "BYTES":
         words = [str(word) for word in bounds or "abcd"]
         return np.asarray(generator.choice(np.asarray(words, dtype=object), size=shape), dtype=object)

@@ -137,3 +137,13 @@ def test_what_has_no_rows_runs_whole() -> None:
     beside = Signature(inputs=(TensorSpec("x", "FP32", ("n", 3)), TensorSpec("rate", "INT64", ())), outputs=())
     runs = split_runs(beside, draw_inputs(beside, 2, 0))
     assert [feed["rate"].shape for feed in runs] == [(), ()]
+
+
+def test_rows_that_are_given_are_taken_as_they_come() -> None:
+    signature = Signature((TensorSpec("x", "FP32", ("batch", 2)), TensorSpec("city", "BYTES", ("batch", 1))), ())
+    rows = np.arange(6.0).reshape(3, 2)
+    towns = np.asarray([["Bern"], ["Chur"]], dtype=object)
+    drawn = draw_inputs(signature, 5, 0, {"x": rows, "city": towns})
+    assert drawn["x"].dtype == np.float32
+    assert drawn["x"][:, 0].tolist() == [0, 2, 4, 0, 2]
+    assert drawn["city"].ravel().tolist() == ["Bern", "Chur", "Bern", "Chur", "Bern"]
