@@ -14,6 +14,12 @@ from studio.formats.base import ArrivalFiles, Format, Recognition
 from studio.formats.unsupported import known_but_unsupported
 
 GROUP = "studio.formats"
+_MOST_LOOKED_AT = 100
+_VERDICTS = {
+    "yet": "is not supported yet",
+    "never": "can not be turned into ONNX",
+    "no model": "is no model",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -70,14 +76,12 @@ def unknown(files: ArrivalFiles) -> Refused:
     """What to say of files that no format recognises: what is supported, and what these are where that is known."""
     supported = "; ".join(one.title for one in formats().values())
     names = ", ".join(file.name for file in files.content[:3])
-    for file in files.content:
-        known = known_but_unsupported(file)
-        if known is not None:
-            return Refused(
-                f"'{file.name}' is {known.title}, which is not supported yet.",
-                f"Supported: {supported}.",
-                known.fix,
-            )
+    seen = [(file, known) for file in files.content[:_MOST_LOOKED_AT] if (known := known_but_unsupported(file))]
+    # A folder may hold a model beside notes on it.
+    for file, known in sorted(seen, key=lambda pair: pair[1].verdict == "no model")[:1]:
+        return Refused(
+            f"'{file.name}' is {known.title}, which {_VERDICTS[known.verdict]}.", f"Supported: {supported}.", known.fix
+        )
     return Refused(
         f"'{names}' is not a model format that Studio knows.",
         f"Supported: {supported}.",

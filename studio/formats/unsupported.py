@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from studio.formats.foreign import ONNX_FIX as _ONNX_FIX
+from studio.formats.foreign import Known, foreign, foreign_archive
+from studio.formats.no_models import no_model
 from studio.formats.sniff import head, zip_names
 
-_ONNX_FIX = "Convert it to ONNX and drop the .onnx file."
 _EXPORT_FIX = (
     "In Python: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2'); then drop model.pt2."
 )
 _PICKLE_WARNING = "Studio never loads pickles, because loading one runs the code in it."
 
 
-@dataclass(frozen=True)
-class Known:
-    """`title` completes "'x' is …"; `fix` says what to do instead."""
-
-    title: str
-    fix: str
-
-
-_PLAIN = Known("a zip archive without a model that Studio knows", "Unpack it and drop the model file or its folder.")
+_PLAIN = Known(
+    "a zip archive without a model that Studio knows", "Unpack it and drop the model file or its folder.", "no model"
+)
+_LOOK = 4096
 
 
 def known_but_unsupported(path: Path) -> Known | None:
-    """What a file is, from its first bytes. None when it is nothing known."""
+    """What a file is, from its content, of which little is read. None when it is nothing known."""
     if path.name == "saved_model.pb":
         return Known(
             "a TensorFlow SavedModel", f"{_ONNX_FIX} For example: python -m tf2onnx.convert --saved-model DIR."
         )
-    start = head(path)
+    start = head(path, _LOOK)
     if not start:
-        return Known("an empty or unreadable file", "Copy it again, wholly.")
+        return Known("an empty or unreadable file", "Copy it again, wholly.", "no model")
     names = zip_names(path)
     if names is not None:
         return _archive(names)
+    found = foreign(path, start)
+    if found is not None:
+        return found
     for matches, known in _MAGIC:
         if matches(start):
             return known
-    return None
+    return no_model(start)
 
 
 def _archive(names: list[str]) -> Known:
     tails = {name.partition("/")[2] for name in names}
+    found = foreign_archive(set(names)) or foreign_archive(tails)
+    if found is not None:
+        return found
     if any(tail.startswith("data/aotinductor/") for tail in tails):
         return Known("an AOTInductor package: compiled native code without a graph", _EXPORT_FIX)
     if any(tail.startswith("code/") for tail in tails):
@@ -56,9 +58,9 @@ def _archive(names: list[str]) -> Known:
     if "schema.json" in names:
         return Known("a skops file", f"{_ONNX_FIX} For example with skl2onnx.")
     if "[Content_Types].xml" in names or "mimetype" in names[:1]:
-        return Known("an Office document or a book", "Drop a model file.")
+        return Known("an Office document or a book", "Drop a model file.", "no model")
     if "META-INF/MANIFEST.MF" in names or "AndroidManifest.xml" in names:
-        return Known("a program (a Java or Android archive)", "Drop a model file.")
+        return Known("a program (a Java or Android archive)", "Drop a model file.", "no model")
     return _PLAIN
 
 
@@ -94,11 +96,9 @@ _MAGIC = (
         lambda b: b[:6] in (b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c") or b[:4] == b"\x28\xb5\x2f\xfd",
         Known("packed in a way that is not unpacked here (RAR, 7z or Zstandard)", "Pack it as .zip or .tar.gz."),
     ),
-    (lambda b: b[:4] == b"GGUF", Known("a GGUF language model", "Serve it with llama.cpp, or export it to ONNX.")),
     (_safetensors, Known("a safetensors file: weights without a graph", _EXPORT_FIX)),
     (
         _frozen_graph,
         Known("a frozen TensorFlow graph", f"{_ONNX_FIX} For example: python -m tf2onnx.convert --graphdef FILE."),
     ),
-    (lambda b: b[:7] == b"\x7fELF\x02\x01\x01" or b[:2] == b"MZ", Known("a program", "Drop a model file.")),
 )

@@ -1,18 +1,22 @@
-"""Telling arrivals apart by content."""
+"""Telling arrivals apart: by content, each by one format alone, at little cost, with a sentence for what is none."""
 
 from __future__ import annotations
 
+import builtins
 import io
 import pickle
 import struct
-import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from studio.core.errors import InvalidInput, Refused
+from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.formats.base import ArrivalFiles
 from studio.formats.registry import formats, recognise
+from tests.formats import foreign_files
+from tests.formats.foreign_files import archive
 from tests.formats.graphs import linear, save
 
 
@@ -20,12 +24,12 @@ def arrival(*paths: Path) -> ArrivalFiles:
     return ArrivalFiles.of(paths)
 
 
-def archive(*names: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as zipped:
-        for name in names:
-            zipped.writestr(name, "pt2" if name.endswith("archive_format") else "{}")
-    return buffer.getvalue()
+def said_of(folder: Path, name: str, data: bytes) -> Refused:
+    path = folder / name
+    path.write_bytes(data)
+    with pytest.raises(Refused) as caught:
+        recognise(arrival(path))
+    return caught.value
 
 
 def test_onnx_is_recognised_under_any_name(tmp_path: Path) -> None:
@@ -34,13 +38,26 @@ def test_onnx_is_recognised_under_any_name(tmp_path: Path) -> None:
 
 
 def test_a_name_alone_convinces_nobody(tmp_path: Path) -> None:
-    for name in ("model.onnx", "model.pt2"):
-        path = tmp_path / name
-        path.write_bytes(b"hello, I am a model")
-        with pytest.raises(Refused, match="not a model format") as caught:
-            recognise(arrival(path))
-        assert "ONNX" in caught.value.why
-        assert "torch.export" in caught.value.why
+    names = (
+        "m.onnx",
+        "m.pt2",
+        "m.pt",
+        "m.keras",
+        "m.h5",
+        "m.json",
+        "m.ubj",
+        "m.cbm",
+        "m.ort",
+        "m.safetensors",
+        "m.pkl",
+    )
+    for name in names:
+        error = said_of(tmp_path, name, b"hello, I am a model")
+        assert error.what == f"'{name}' is a text file, which is no model."
+        assert "ONNX" in error.why
+        assert "torch.export" in error.why
+        error = said_of(tmp_path, name, bytes(range(128, 256)) * 9)
+        assert error.what == f"'{name}' is not a model format that Studio knows."
 
 
 def test_a_truncated_onnx_file_is_invalid_rather_than_unknown(tmp_path: Path) -> None:
@@ -64,22 +81,46 @@ KNOWN = {
     "h5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "HDF5"),
     "tflite": (b"\x1c\0\0\0TFL3" + b"\0" * 64, "TensorFlow Lite"),
     "safetensors": (struct.pack("<Q", 2) + b"{}", "safetensors"),
-    "gguf": (b"GGUF\x03\0\0\0", "GGUF"),
     "frozen graph": (b"\n\x1d\n\x01x\x12\x0bPlaceholder*\x0b\n\x05dtype\x12\x020\x01", "frozen TensorFlow"),
-    "empty": (b"", "empty"),
 }
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_known_format_is_named_and_said_to_be_unsupported(tmp_path: Path, name: str) -> None:
     data, words = KNOWN[name]
-    path = tmp_path / "model.dat"
-    path.write_bytes(data)
-    with pytest.raises(Refused, match="not supported yet") as caught:
-        recognise(arrival(path))
-    assert words in caught.value.what
-    assert "ONNX (.onnx)" in caught.value.why
-    assert caught.value.fix
+    error = said_of(tmp_path, "model.dat", data)
+    assert words in error.what
+    assert "not supported yet" in error.what
+    assert "ONNX (.onnx)" in error.why
+    assert error.fix
+
+
+@pytest.mark.parametrize("name", foreign_files.MODELS)
+def test_a_model_of_another_framework_is_named_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    usual, data, words, verdict = foreign_files.MODELS[name]
+    for file in (usual, "model.onnx", "thing"):
+        error = said_of(tmp_path, file, data)
+        assert words in error.what
+        assert verdict in error.what
+        assert error.what.startswith(f"'{file}' is ") and error.what.endswith(".")
+        assert len(error.fix) > 20 and error.fix.endswith(".")
+
+
+@pytest.mark.parametrize("name", foreign_files.OTHERS)
+def test_a_file_that_is_no_model_is_named(tmp_path: Path, name: str) -> None:
+    usual, data, words = foreign_files.OTHERS[name]
+    error = said_of(tmp_path, usual, data)
+    assert words in error.what
+    assert error.what.endswith("which is no model.")
+    assert error.fix
+
+
+def test_in_a_folder_the_model_is_named_and_not_the_notes_beside_it(tmp_path: Path) -> None:
+    for name in ("text", "PNG", "Spark ML", "JSON"):
+        usual, data = (foreign_files.MODELS | foreign_files.OTHERS)[name][:2]
+        (tmp_path / usual).write_bytes(data)
+    with pytest.raises(Refused, match="Spark ML model"):
+        recognise(arrival(tmp_path))
 
 
 def test_a_saved_model_folder_is_named(tmp_path: Path) -> None:
@@ -115,4 +156,80 @@ def test_settings_alone_are_no_model(tmp_path: Path) -> None:
 
 
 def test_built_in_formats_are_found() -> None:
-    assert set(formats()) >= {"onnx", "torch-export"}
+    assert set(formats()) >= {"onnx", "torch-export", "xgboost", "lightgbm", "catboost"}
+
+
+EVERYTHING = {
+    **{name: data for name, (_, data, *_) in (foreign_files.MODELS | foreign_files.OTHERS).items()},
+    **{name: data for name, (data, _) in KNOWN.items()},
+}
+
+
+def test_no_format_takes_what_is_none_and_none_stumbles_over_it(tmp_path: Path) -> None:
+    """Also cut short at any place, and under every name that could mislead."""
+    for name in ("m.onnx", "m.pt", "m.json", "m.h5", "m.zip", "config.pbtxt", "m.txt"):
+        path = tmp_path / name
+        for data in EVERYTHING.values():
+            for cut in (data, data[: len(data) // 2], data[:9], data[1:]):
+                path.write_bytes(cut)
+                try:
+                    recognise(arrival(path))
+                except StudioError as error:
+                    assert error.what and (error.fix or error.why)
+
+
+# -- cost
+
+
+class Counter:
+    """Counts what is read from files through Python, in calls and in bytes."""
+
+    def __init__(self) -> None:
+        self.calls = self.bytes = 0
+
+    def opened(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def open_counted(file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
+            if mode != "rb":
+                return real(file, mode, *more, **named)
+            return io.BufferedReader(_Counted(file, self))
+
+        return open_counted
+
+
+class _Counted(io.FileIO):
+    def __init__(self, file: Any, counter: Counter) -> None:
+        super().__init__(file, "rb")
+        self._counter = counter
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self._counter.calls += 1
+        self._counter.bytes += count
+        return count
+
+    def readall(self) -> bytes:
+        raise AssertionError("a whole file is read")
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
+    counter = Counter()
+    counted = counter.opened(io.open)
+    monkeypatch.setattr(io, "open", counted)
+    monkeypatch.setattr(builtins, "open", counted)
+    yield counter
+
+
+@pytest.mark.parametrize("name", foreign_files.LARGE)
+def test_recognising_reads_little_of_a_large_file(tmp_path: Path, counter: Counter, name: str) -> None:
+    start, end = foreign_files.LARGE[name]
+    path = tmp_path / "model.dat"
+    foreign_files.sparse(path, start, 1 << 30, end)
+    counter.calls = counter.bytes = 0
+    try:
+        recognise(arrival(path))
+    except StudioError as error:
+        assert error.what
+    assert 0 < counter.bytes < 20_000_000  # HDF5 says what it holds anywhere: its ends are searched
+    assert counter.bytes < 2_000_000 or name == "HDF5"
+    assert counter.calls < 500
