@@ -78,18 +78,7 @@ class TorchModel:
 
     def call(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The outputs. Raises StepFailed with what PyTorch says."""
-        try:
-            with torch.no_grad():
-                return tuple(self.flat(*tensors))
-        except (StudioError, MemoryError):
-            raise
-        except Exception as error:  # the user's own code raises anything
-            shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors)
-            raise StepFailed(
-                f"The original model failed on inputs of shape {shapes}.",
-                said(error),
-                "Drop sample inputs with it: an .npz of the same stem with one array per input.",
-            ) from error
+        return tuple(answer_of(self.flat, tuple(tensors), {}))
 
     def run(self, feed: Feed) -> Feed:
         """The same for arrays by name."""
@@ -144,13 +133,25 @@ def of_module(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], real: 
     names, tensors = _named_inputs(module, args, kwargs)
     if not tensors:
         raise Refused("This model takes no tensors.", "An endpoint needs at least one tensor to send.")
-    flat = Flat(module, args, kwargs)
-    model = TorchModel(flat, names, (), tensors, real)
-    model.call(tensors)  # says in better words why it fails
-    with torch.no_grad():
-        answer = module(*args, **kwargs)
-    model.outputs = output_names(answer, names)
-    return model
+    answer = answer_of(module, args, kwargs)
+    return TorchModel(Flat(module, args, kwargs), names, output_names(answer, names), tensors, real)
+
+
+def answer_of(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a module gives. Raises StepFailed with what PyTorch, or the user's own code, says."""
+    try:
+        with torch.no_grad():
+            return module(*args, **kwargs)
+    except (StudioError, MemoryError):
+        raise
+    except Exception as error:  # the user's own code raises anything
+        leaves = pytree.tree_leaves((args, kwargs))
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves if isinstance(leaf, torch.Tensor))
+        raise StepFailed(
+            f"The original model failed on inputs of shape {shapes}.",
+            said(error),
+            "Drop sample inputs with it: an .npz of the same stem with one array per input.",
+        ) from error
 
 
 def output_names(answer: Any, inputs: Sequence[str]) -> tuple[str, ...]:

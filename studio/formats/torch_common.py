@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from studio.core.errors import InvalidInput, NeedsExtra, StepFailed
 
 OPSET = 20
-"""The highest that both of PyTorch's exporters write. 21 to 25 bring nothing that ONNX Runtime runs faster on a CPU, and
-the Attention operator of 23 fails there with masks that are broadcast (PyTorch 2.13, ONNX Runtime 1.31)."""
+"""The highest that both of PyTorch's exporters write. 21 to 25 bring nothing that ONNX Runtime runs faster on a CPU; the
+Attention operator of 23 fails there with masks that are broadcast (PyTorch 2.13, ONNX Runtime 1.31)."""
 
 EXPORT_FIX = (
     "Or export it yourself: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2'); "
