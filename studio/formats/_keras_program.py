@@ -159,6 +159,11 @@ class KerasProgram:
         return int(sum(weight.value.nbytes for weight in self._model.weights)) > INLINE_LIMIT
 
     @property
+    def steps(self) -> bool:
+        """Whether it has layers that Keras computes step by step, which the newer exporter can only unroll."""
+        return any(isinstance(layer, keras.layers.RNN) for layer in self.layers)
+
+    @property
     def keeps_state(self) -> bool:
         """Whether an answer depends on the requests before it."""
         return any(bool(getattr(layer, "stateful", False)) and hasattr(layer, "reset_state") for layer in self.layers)
@@ -272,15 +277,15 @@ class KerasProgram:
             {place: torch.export.Dim.DYNAMIC for place, size in enumerate(sizes) if isinstance(size, str)}
             for sizes in named
         )
+        # Given a module, the exporter tries one way to capture it after the other, each as slow as this.
+        program = torch.export.export(_Flat(self).eval(), example, dynamic_shapes=(free,), strict=False)
         exported = torch.onnx.export(
-            _Flat(self).eval(),
-            example,
+            program,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
             input_names=[one.name for one in self.inputs],
             output_names=self._neutral,
-            dynamic_shapes=(free,),
         )
         return exported.model_proto
 

@@ -33,7 +33,9 @@ from studio.formats.sniff import head, zip_names
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 _WINDOW = 8 * 1024 * 1024  # of an .h5, looked through from each end
-_WHOLE, _WEIGHTS_ALONE = (b"model_config",), (b"keras_version", b"layer_names", b"_layer_checkpoint_dependencies")
+# Attributes of a whole model; attributes and groups of weights, as Keras 2 and Keras 3 write them.
+_WHOLE = b"model_config"
+_WEIGHTS_ALONE = ((b"keras_version",), (b"layer_names",), (b"_layer_checkpoint_dependencies",), (b"layers", b"vars"))
 _EXPORT = "In Python: model.export('model.onnx', format='onnx'); then drop model.onnx."
 _TOOLS = ("keras", "torch", "onnxscript", "onnx")
 
@@ -96,9 +98,10 @@ def _kind(path: Path) -> str:
         if size > _WINDOW:
             file.seek(max(_WINDOW, size - _WINDOW))
             parts.append(file.read(_WINDOW))
-    if any(mark in part for mark in _WHOLE for part in parts):
+    if any(_WHOLE in part for part in parts):
         return "Keras .h5 model"
-    return "Keras .h5 weights" if any(mark in part for mark in _WEIGHTS_ALONE for part in parts) else ""
+    alone = any(all(mark in part for mark in marks) for marks in _WEIGHTS_ALONE for part in parts)
+    return "Keras .h5 weights" if alone else ""
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,7 @@ def _best(program: Any, path: Path, out_dir: Path, kit: Kit) -> tuple[_Attempt, 
     for shapes in [declared] + [given] * (given != declared) + [single] * (single != given):
         if shapes is single and any(None in shape[1:] for shape in given):
             continue
-        for dynamo in (True,) if program.large else (False, True):
+        for dynamo in _exporters(program, shapes):
             kit.report(0.6, "converting to ONNX" + (" with the newer exporter" if dynamo else ""))
             try:
                 attempt = _attempt(program, shapes, dynamo, out_dir, kit)
@@ -332,6 +335,13 @@ def _best(program: Any, path: Path, out_dir: Path, kit: Kit) -> tuple[_Attempt, 
     if ran is not None:
         return _attempt(program, *ran, out_dir, kit), ()
     raise failure or Refused("There are no inputs to run the model on.")
+
+
+def _exporters(program: Any, shapes: Shapes) -> tuple[bool, ...]:
+    """Which exporters to try, False for the older one. One that can not work takes as long to say so."""
+    if program.large:
+        return (True,)
+    return (False,) if program.steps and any(None in shape[1:] for shape in shapes) else (False, True)
 
 
 class _Disagrees(Exception):
