@@ -218,6 +218,15 @@ ACTIONS: tuple[Action, ...] = (
         group="Models",
     ),
     Action(
+        name="answer",
+        keys=("a",),
+        title="Answer",
+        help="Answer what a job asks: may its code run, what are its inputs.",
+        screens=_at("inbox"),
+        footer=5,
+        group="Inbox",
+    ),
+    Action(
         name="retry",
         keys=("r",),
         title="Retry",

@@ -24,6 +24,7 @@ from studio.tui.keys import Keymap, keymap, read_keymap
 from studio.tui.ports import EngineClient
 from studio.tui.screens.base import Handler, View
 from studio.tui.state import Store, with_jobs, with_lines
+from studio.tui.toasts import Toasts
 from studio.tui.widgets.footer import FooterBar
 from studio.tui.widgets.header import HeaderBar
 
@@ -90,6 +91,7 @@ class StudioApp(App[str]):
         self._listener: Listener | None = None
         self._views: dict[Screen, View] = {}
         self._clock: Timer | None = None
+        self._toasts = Toasts(self)
         self._keys_problem: Problem | None = None
         self.keys: Keymap = self._read_keys()
         for found in themes.THEMES:
@@ -186,7 +188,11 @@ class StudioApp(App[str]):
         if self.reconnecting:
             self.reconnecting = False
             self.resync()
+        asked = {job.id for job in self.store.state.waiting_jobs()}
         self.store.apply(self._listener.take())
+        for job in self.store.state.waiting_jobs():
+            if job.id not in asked and self.screen_name != "inbox":
+                self._toasts.announce(job, self.keys)
         if self.store.state.gap:
             self.store.update(gap=False)
             self.resync()
@@ -203,19 +209,22 @@ class StudioApp(App[str]):
     def _answered(self, event: Answered) -> None:
         event.deliver()
 
-    def ask(self, call: Callable[[], Any], then: Callable[[Any], None], group: str = "") -> None:
-        """Run a blocking call in a thread; its result goes to `then`, its error becomes a toast."""
-        self._asker.ask(call, then, self.tell, group)
+    def ask(
+        self,
+        call: Callable[[], Any],
+        then: Callable[[Any], None],
+        group: str = "",
+        failed: Callable[[Problem], None] | None = None,
+    ) -> None:
+        """Run a blocking call in a thread; its result goes to `then`, its error to `failed`, or becomes a toast."""
+        self._asker.ask(call, then, failed or self.tell, group)
 
     def tell(self, problem: Problem) -> None:
         """A problem as a toast: what, why, fix."""
-        words = "\n".join(part for part in (problem.why, problem.fix) if part)
-        self.notify(
-            words or problem.what, title=problem.what if words else "", severity="error", timeout=9, markup=False
-        )
+        self._toasts.tell(problem)
 
     def say(self, words: str, title: str = "") -> None:
-        self.notify(words, title=title, timeout=5, markup=False)
+        self._toasts.say(words, title)
 
     # The one clock
 

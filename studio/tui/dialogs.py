@@ -44,7 +44,8 @@ class Dialog(ModalScreen[T | None], Generic[T]):
         self.dismiss(None)
 
 
-def _keys_line(*pairs: tuple[str, str]) -> Content:
+def keys_line(*pairs: tuple[str, str]) -> Content:
+    """The line at the foot of a dialog: keys with what they do."""
     parts: list[str | tuple[str, str]] = []
     for key, word in pairs:
         parts += [(key, "$accent bold"), f" {word}   "]
@@ -82,7 +83,7 @@ class MoveDialog(Dialog[tuple[str, str]]):
                 yield Static(self._choices[0].words, classes="dim", markup=False)
             yield Input(placeholder="why (optional, kept in the journal)", id="why")
             yield Static(
-                _keys_line(
+                keys_line(
                     (" or ".join(self._confirm), "move it"),
                     *([("↑↓", "choose")] if len(self._choices) > 1 else []),
                     ("tab", "say why"),
@@ -136,7 +137,7 @@ class ConfirmDialog(Dialog[bool]):
         with Vertical(classes="box") as box:
             box.border_title = self._title
             yield Static(self._words)
-            yield Static(_keys_line((" or ".join(self._confirm), self._yes), ("esc", "leave it")), classes="keys")
+            yield Static(keys_line((" or ".join(self._confirm), self._yes), ("esc", "leave it")), classes="keys")
 
     def on_key(self, event: events.Key) -> None:
         if event.key in self._confirm:
@@ -164,7 +165,7 @@ class PurgeDialog(Dialog[str]):
                 )
             )
             yield Input(placeholder=self._reference)
-            yield Static(_keys_line(("enter", "delete for good"), ("esc", "leave it")), classes="keys", id="hint")
+            yield Static(keys_line(("enter", "delete for good"), ("esc", "leave it")), classes="keys", id="hint")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
@@ -190,7 +191,7 @@ class QuitDialog(Dialog[str]):
             box.border_title = "Leave Studio"
             yield Static(f"Shall {self._url or 'the engine'} keep answering after you leave?", markup=False)
             yield Static(
-                _keys_line(("k", "keep serving"), ("s", "stop everything"), ("esc", "stay here")), classes="keys"
+                keys_line(("k", "keep serving"), ("s", "stop everything"), ("esc", "stay here")), classes="keys"
             )
 
     def on_key(self, event: events.Key) -> None:

@@ -36,7 +36,7 @@ def help_text(screen: Screen, keys: Keymap) -> Content:
     parts += [
         ("Arrow keys, page up and down, tab and the mouse work as everywhere.\n", "$muted"),
         (f'Keys can be changed in <workspace>/{KEYS_FILE}: [keys] promote = "P"\n', "$muted"),
-        ("Symbols: ✓ done  ◐ running  ✗ failed  ○ to come  – left out", "$muted"),
+        ("Symbols: ✓ done  ◐ running  ✗ failed  ? asks you  ○ to come  – left out", "$muted"),
     ]
     return Content.assemble(*parts)
 

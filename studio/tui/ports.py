@@ -11,7 +11,17 @@ from studio.core.events import Event
 from studio.core.jobs import Job
 from studio.core.journal import AliasMove, Entry
 from studio.core.metrics import Point
-from studio.core.views import CallExample, LogLine, ModelDetail, Status, VersionDetail, VersionPage, VersionRow
+from studio.core.tensors import TensorSpec
+from studio.core.views import (
+    CallExample,
+    LogLine,
+    ModelDetail,
+    Status,
+    TrustAnswer,
+    VersionDetail,
+    VersionPage,
+    VersionRow,
+)
 
 
 class EngineClient(Protocol):
@@ -33,6 +43,8 @@ class EngineClient(Protocol):
     def job_log(self, id: str) -> str: ...
     def cancel_job(self, id: str) -> Job: ...
     def retry_job(self, id: str) -> Job: ...
+    def trust(self, *sha256: str) -> TrustAnswer: ...
+    def describe_inputs(self, id: str, inputs: Sequence[TensorSpec]) -> str: ...
     def add(self, path: str) -> object: ...
     def move_alias(self, model: str, alias: str, target: str, why: str = "") -> AliasMove: ...
     def rollback(self, model: str, alias: str = "production") -> AliasMove: ...

@@ -51,7 +51,7 @@ def run_samples(
 
 
 def _registered(job: Job) -> bool:
-    return job.finished or job.version is not None or job.step("registered").state == "done"
+    return job.resting or job.version is not None or job.step("registered").state == "done"
 
 
 def _await_registered(client: EngineClient, known: set[str], wait: Callable[[float], None]) -> None:

@@ -57,7 +57,11 @@ class State:
         return self.status.server if self.status else None
 
     def active_jobs(self) -> tuple[Job, ...]:
-        return tuple(job for job in self.jobs.values() if not job.finished)
+        return tuple(job for job in self.jobs.values() if not job.resting)
+
+    def waiting_jobs(self) -> tuple[Job, ...]:
+        """Jobs that wait for a word of the user, newest first."""
+        return tuple(job for job in self.jobs.values() if job.state == "waiting")
 
     def rate(self, now: float, target: str = "") -> float:
         """Requests a second in the last second reported; 0 when that is stale."""
@@ -66,7 +70,7 @@ class State:
 
     def busy(self, now: float) -> bool:
         """Whether anything on screen moves by itself: jobs, a comparison, recent traffic."""
-        if any(not job.finished for job in self.jobs.values()):
+        if self.active_jobs():
             return True
         if any(one.state in ("queued", "running") for one in self.comparisons.values()):
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Input, Static
 
 from studio.core.jobs import Job
 from studio.tui import messages, text
+from studio.tui.answering import answer, answerable, changed
 from studio.tui.dialogs import TextDialog
 from studio.tui.screens.base import Handler, View
 from studio.tui.widgets import job_text
@@ -72,8 +73,12 @@ class InboxView(View):
         active = len(self.state.active_jobs())
         pane.border_title = "Inbox" + (f"  filter: {self.filter}" if self.filter else "")
         status = self.state.status
-        pane.border_subtitle = (f"{active} running, " if active else "") + (
-            f"watching {text.fit(status.inbox, 60)}" if status and status.watching else "not watching"
+        waiting = len(self.state.waiting_jobs())
+        asks = f"{waiting} to answer, " if waiting else ""
+        pane.border_subtitle = (
+            (f"{active} running, " if active else "")
+            + asks
+            + (f"watching {text.fit(status.inbox, 60)}" if status and status.watching else "not watching")
         )
         empty = self._empty_words() if not jobs else None
         self.query_one("#inbox-empty", Empty).show(empty)
@@ -101,7 +106,8 @@ class InboxView(View):
         pane.border_title = job.stem if job else "Arrival"
         if job is not None:
             keys = self.studio.keys
-            body = job_text.steps(job, time.time(), keys.label("open"), keys.label("retry"))
+            shown = job_text.Keys(*(keys.label(name) for name in ("open", "answer", "cancel", "retry")))
+            body = job_text.steps(job, time.time(), shown)
             self.query_one("#job-words", Static).update(body)
 
     @on(messages.JobsChanged)
@@ -133,6 +139,7 @@ class InboxView(View):
             "filter": Handler(self.query_one(FilterLine).open),
             "clear": Handler(self._clear),
             "open": Handler(self._open_log, self._no_job),
+            "answer": Handler(self._answer, self._why_not_answer),
             "retry": Handler(self._retry, self._why_not_retry),
             "cancel": Handler(self._cancel, self._why_not_cancel),
         }
@@ -144,11 +151,21 @@ class InboxView(View):
         job = self.chosen
         if job is None:
             return self._no_job()
+        if job.state == "waiting":
+            return f"It {job.standing}: {self.studio.keys.label('answer')} answers it."
         return (
             ""
             if job.state in ("failed", "cancelled")
             else f"It is {job.state}; failed and cancelled jobs can be retried."
         )
+
+    def _why_not_answer(self) -> str:
+        job = self.chosen
+        if job is None:
+            return self._no_job()
+        if job.state != "waiting":
+            return "It asks nothing."
+        return "" if answerable(job) else f"It can not be answered here. {job.problem.fix if job.problem else ''}"
 
     def _why_not_cancel(self) -> str:
         job = self.chosen
@@ -160,23 +177,24 @@ class InboxView(View):
         self.query_one(FilterLine).close()
         self.query_one("#jobs").focus()
 
+    def _answer(self) -> None:
+        job = self.chosen
+        if job is not None:
+            answer(self.studio, job)
+
     def _retry(self) -> None:
         self._change("retry")
 
     def _cancel(self) -> None:
         self._change("cancel")
 
-    def _change(self, what: str) -> None:
+    def _change(self, what: Literal["retry", "cancel"]) -> None:
         job, client = self.chosen, self.studio.client
         if job is None or client is None:
             return
         call = client.retry_job if what == "retry" else client.cancel_job
 
-        def done(changed: Job) -> None:
-            self.studio.store.update(messages.JobsChanged, jobs={**self.state.jobs, changed.id: changed})
-            self.studio.say(changed.stem, "Runs again" if what == "retry" else "Cancelled")
-
-        self.ask(lambda: call(job.id), done)
+        self.ask(lambda: call(job.id), lambda job: changed(self.studio, job, what))
 
     def _open_log(self) -> None:
         job, client = self.chosen, self.studio.client

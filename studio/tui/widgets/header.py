@@ -20,15 +20,19 @@ Part = tuple[str, str]
 
 
 def tabs(
-    current: Screen, labels: dict[Screen, str], active: int, failed: int, short: bool
+    current: Screen, labels: dict[Screen, str], active: int, waiting: int, failed: int, short: bool
 ) -> list[tuple[Screen, Part]]:
-    """The screen tabs; the inbox carries how many jobs run, or an exclamation mark for failed ones."""
+    """The screen tabs; the inbox carries how many jobs run and how many ask something, else a mark for failed ones."""
     parts: list[tuple[Screen, Part]] = []
     for screen in SCREENS:
-        badge = f" {active}▸" if screen == "inbox" and active else " !" if screen == "inbox" and failed else ""
         title = "" if short and screen != current else f" {TITLES[screen]}"
         style = "$block-cursor-foreground on $block-cursor-background bold" if screen == current else "$foreground"
-        parts.append((screen, (f" {labels[screen]}{title}{badge} ", style)))
+        parts.append((screen, (f" {labels[screen]}{title}", style)))
+        if screen == "inbox":
+            parts.append((screen, (f" {active}▸" if active else "", style)))
+            parts.append((screen, (f" {waiting}?" if waiting else "", style if screen == current else "$accent bold")))
+            parts.append((screen, (" !" if failed and not active and not waiting else "", style)))
+        parts.append((screen, (" ", style)))
     return parts
 
 
@@ -91,11 +95,12 @@ class HeaderBar(Widget):
     def render(self) -> Content:
         app, state = self._studio, self._studio.store.state
         active = len(state.active_jobs())
+        waiting = len(state.waiting_jobs())
         failed = sum(job.state == "failed" for job in state.jobs.values())
         labels = {screen: app.keys.label(f"screen.{screen}") for screen in SCREENS}
         width = self.size.width
         for short in (False, True):
-            left = tabs(app.screen_name, labels, active, failed, short)
+            left = tabs(app.screen_name, labels, active, waiting, failed, short)
             used = sum(len(part[0]) for _, part in left)
             for right in facts(state, time.time(), app.reconnecting):
                 room = width - used - sum(len(words) for words, _ in right)

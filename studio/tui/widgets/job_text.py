@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from textual.content import Content
 
+from studio.core.errors import CodeFile
 from studio.core.jobs import Job, Step
 from studio.tui import text
 from studio.tui.widgets.tables import Cell
 
 SYMBOLS: dict[str, str] = {"pending": "○", "running": "◐", "done": "✓", "failed": "✗", "skipped": "–"}
+ASKS = "?"
 STYLES: dict[str, str] = {
     "pending": "$muted",
     "running": "$warning bold",
@@ -19,16 +23,42 @@ STYLES: dict[str, str] = {
 NOW: dict[str, str] = {
     "queued": "muted",
     "running": "warning",
+    "waiting": "accent bold",
     "done": "success",
     "failed": "error",
     "cancelled": "muted",
 }
+FEW_IMPORTS = 6
+
+
+Part = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys in force, as printed, for what can be done with a job."""
+
+    open: str = "enter"
+    answer: str = "a"
+    cancel: str = "x"
+    retry: str = "r"
 
 
 def elapsed(job: Job, now: float) -> float:
-    """Seconds from the arrival to its end, or until now."""
+    """Seconds from the arrival to its end, or until now; the time that it waits for the user does not count."""
     ends = [step.ended for step in job.steps if step.ended is not None]
-    return max(0.0, (max(ends, default=job.updated or job.created) if job.finished else now) - job.created)
+    return max(0.0, (max(ends, default=job.updated or job.created) if job.resting else now) - job.created)
+
+
+def asking_step(job: Job) -> Step | None:
+    """The step that goes on once the user has answered."""
+    return next((step for step in job.steps if step.state == "pending"), None) if job.state == "waiting" else None
+
+
+def symbols(job: Job) -> str:
+    """The nine steps: `✓ ✓ ✓ ? ○ ○ ○ ○ ○`."""
+    asking = asking_step(job)
+    return " ".join(ASKS if step is asking else SYMBOLS[step.state] for step in job.steps)
 
 
 def doing(job: Job) -> str:
@@ -37,6 +67,8 @@ def doing(job: Job) -> str:
         return "waiting for its turn"
     if job.state in ("done", "cancelled"):
         return job.note or job.state
+    if job.state == "waiting":
+        return f"{ASKS} {job.standing}"
     step = job.current
     if step is None:
         return job.state
@@ -56,7 +88,7 @@ def cells(job: Job, now: float) -> dict[str, Cell]:
     return {
         "name": f"{job.stem} (try {job.attempt})" if job.attempt > 1 else job.stem,
         "format": job.format or text.NONE,
-        "steps": (" ".join(SYMBOLS[step.state] for step in job.steps), NOW[job.state]),
+        "steps": (symbols(job), NOW[job.state]),
         "now": (doing(job), NOW[job.state]),
         "elapsed": text.duration(elapsed(job, now)),
         "result": (became(job), "foreground bold"),
@@ -65,10 +97,10 @@ def cells(job: Job, now: float) -> dict[str, Cell]:
 
 def searched(job: Job) -> str:
     """What the filter looks at."""
-    return " ".join((job.stem, job.format, job.state, became(job))).lower()
+    return " ".join((job.stem, job.format, job.standing, became(job))).lower()
 
 
-def _step_line(step: Step, now: float) -> list[str | tuple[str, str]]:
+def _step_line(step: Step, now: float, asks: bool = False) -> list[Part]:
     took = text.duration(step.elapsed(now)) if step.started is not None else ""
     bar = (
         f"{text.bar(step.progress, 16)} {100 * step.progress:3.0f} %  "
@@ -76,7 +108,7 @@ def _step_line(step: Step, now: float) -> list[str | tuple[str, str]]:
         else ""
     )
     return [
-        (f" {SYMBOLS[step.state]} ", STYLES[step.state]),
+        (f" {ASKS} ", "$accent bold") if asks else (f" {SYMBOLS[step.state]} ", STYLES[step.state]),
         (f"{step.name:<11}", "$muted" if step.state in ("pending", "skipped") else "bold"),
         (f"{took:>12}  ", "$muted"),
         (bar, "$warning"),
@@ -85,11 +117,44 @@ def _step_line(step: Step, now: float) -> list[str | tuple[str, str]]:
     ]
 
 
-def steps(job: Job, now: float, open_key: str, retry_key: str) -> Content:
-    """A failure first, then the steps in order, then the files."""
-    parts: list[str | tuple[str, str]] = []
+def question(job: Job, keys: Keys) -> list[Part]:
+    """What a job asks: the question, of code its name, whole hash and what it would run, and the keys that answer."""
     problem = job.problem
-    if problem is not None:
+    if problem is None:
+        return []
+    parts: list[Part] = [(f"{ASKS} {problem.what}\n", "$accent bold")]
+    if problem.why:
+        parts += [("  why     ", "$muted"), problem.why + "\n"]
+    for file in problem.code_files:
+        parts += code(file, FEW_IMPORTS)
+    for name in problem.missing_inputs:
+        parts += [("  input   ", "$muted"), (f"{name}\n", "bold")]
+    parts += ["          ", (keys.answer, "$accent bold"), " answers it, ", (keys.cancel, "$accent bold")]
+    parts += [" cancels the job, ", (keys.open, "$accent bold"), " shows the log.\n\n"]
+    return parts
+
+
+def code(file: CodeFile, most: int) -> list[Part]:
+    """A file that runs code: its name, its hash, and at most `most` of what it would import or call."""
+    parts: list[Part] = [("  file    ", "$muted"), (f"{file.name}\n", "bold")]
+    parts += [("  sha256  ", "$muted"), f"{file.sha256}\n"]
+    label = "  runs    "
+    for name in file.imports[:most] or ("code of its own",):
+        parts += [(label, "$muted"), f"{name}\n"]
+        label = " " * len(label)
+    if len(file.imports) > most:
+        parts.append((f"{label}… and {len(file.imports) - most} more\n", "$muted"))
+    return parts
+
+
+def steps(job: Job, now: float, keys: Keys) -> Content:
+    """A question or a failure first, then the steps in order, then the files."""
+    parts: list[Part] = []
+    problem = job.problem
+    asking = asking_step(job)
+    if asking is not None:
+        parts += question(job, keys)
+    elif problem is not None:
         step = job.current
         where = f" at step '{step.name}'" if step else ""
         parts += [(f"✗ {problem.what}", "$error bold"), (where + "\n", "$muted")]
@@ -99,13 +164,13 @@ def steps(job: Job, now: float, open_key: str, retry_key: str) -> Content:
             parts += [("  fix  ", "$muted"), (problem.fix + "\n", "bold")]
         parts += [
             ("       ", ""),
-            (open_key, "$accent bold"),
+            (keys.open, "$accent bold"),
             " shows the log, ",
-            (retry_key, "$accent bold"),
+            (keys.retry, "$accent bold"),
             " runs it again.\n\n",
         ]
     for one in job.steps:
-        parts += _step_line(one, now)
+        parts += _step_line(one, now, one is asking)
     if job.note and problem is None:
         parts += ["\n", job.note, "\n"]
     parts.append("\n")

@@ -60,6 +60,8 @@ def overview(detail: VersionDetail, now: float) -> Content:
     parts += _line("inputs", _inputs(detail))
     if row.tags:
         parts += _line("tags", ", ".join(row.tags))
+    if manifest.serve_only:
+        parts += _line("variants", ("none. ", "$warning"), manifest.serve_only)
     for note in manifest.notes:
         parts += _line("note", (note, "$warning"))
     return Content.assemble(*parts)
