@@ -117,7 +117,7 @@ _ELEMENTS = {"FLOAT": "float", "DOUBLE": "double", "BFLOAT16": "bfloat16"}
 def _element(number: int) -> str:
     import onnx
 
-    names = {value: name for name, value in onnx.TensorProto.DataType.items()}
+    names: dict[int, str] = {value: name for name, value in onnx.TensorProto.DataType.items()}
     name = names.get(number, f"type {number}")
     return _ELEMENTS.get(name, name.lower())
 

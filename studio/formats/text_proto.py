@@ -13,7 +13,7 @@ from dataclasses import dataclass
 Value = str | int | float | dict[str, list["Value"]]
 Message = dict[str, list[Value]]
 
-LARGEST = 1024 * 1024
+LARGEST = 256 * 1024
 _DEEPEST = 32
 
 _TOKEN = re.compile(
@@ -94,7 +94,7 @@ class _Reader:
                 raise NotText(token.line, f"a field is expected, not {token.text[:20] or 'the end'!r}")
             colon = self._here.text == ":"
             self._at += colon
-            if not colon and self._here.text not in ("{", "<"):
+            if not colon and self._here.text not in ("{", "<", "["):
                 raise NotText(self._here.line, f"':' is expected after {token.text[:40]!r}")
             found.setdefault(token.text.strip("[]"), []).extend(self._values(depth))
 

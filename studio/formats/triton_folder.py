@@ -111,11 +111,11 @@ def _folder(files: ArrivalFiles) -> _Folder | None:
     if not configs:
         return _unconfigured(files)
     root = configs[0].parent
-    config = read_config(configs[0])
     versions = sorted({number for file in files.content if (number := _version_of(root, file)) is not None})
+    if not versions and any(file.suffix != ".txt" for file in files.content if file != configs[0]):
+        return None  # the configuration lies beside the model instead of above it: the model is what counts
+    config = read_config(configs[0])
     if not versions and config.backend not in _ELSEWHERE:
-        if len(files.content) > 1:
-            return None  # the configuration lies beside the model instead of above it: the model is what counts
         raise InvalidInput(
             f"There is no version in the Triton folder '{root.name}'.",
             f"Beside {CONFIG} there should be a folder whose name is a number, with the model in it.",
