@@ -50,12 +50,13 @@ class CatBoostFormat:
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         path = recognition.model
-        kit.report(0.0, f"loading {_LIBRARY}")
-        library = import_library("catboost", _LIBRARY, path, "catboost")
+        kit.report(0.0, "looking at the file")
         from studio.formats._catboost_file import check, model_of
         from studio.formats._trees import to_onnx
 
         check(path)
+        kit.report(0.1, f"loading {_LIBRARY}")
+        library = import_library("catboost", _LIBRARY, path, "catboost")
         kit.report(0.3, f"{_LIBRARY} reads the file")
         booster = _load(library, path)
         kit.report(0.5, f"{_LIBRARY} tells its trees")

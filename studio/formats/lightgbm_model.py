@@ -49,13 +49,13 @@ class LightGBMFormat:
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         path = recognition.model
-        kit.report(0.0, f"loading {_LIBRARY}")
-        library = import_library("lightgbm", _LIBRARY, path, "boosters")
+        kit.report(0.0, "reading the trees")
         from studio.formats._lightgbm_file import read
         from studio.formats._trees import to_onnx
 
-        kit.report(0.3, "reading the trees")
         model = read(path)
+        kit.report(0.3, f"loading {_LIBRARY}")
+        library = import_library("lightgbm", _LIBRARY, path, "boosters")
         graph = out_dir / "model.onnx"
         graph.write_bytes(to_onnx(model.ensemble).SerializeToString())
         kit.report(0.6, f"{_LIBRARY} reads the file")

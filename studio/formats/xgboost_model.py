@@ -52,13 +52,13 @@ class XGBoostFormat:
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         path = recognition.model
-        kit.report(0.0, f"loading {_LIBRARY}")
-        library = import_library("xgboost", _LIBRARY, path, "boosters")
+        kit.report(0.0, "reading the trees")
         from studio.formats._trees import to_onnx
         from studio.formats._xgboost_file import read
 
-        kit.report(0.3, "reading the trees")
         model = read(path, binary=encoding(path) == "UBJSON")
+        kit.report(0.3, f"loading {_LIBRARY}")
+        library = import_library("xgboost", _LIBRARY, path, "boosters")
         graph = out_dir / "model.onnx"
         graph.write_bytes(to_onnx(model.ensemble).SerializeToString())
         kit.report(0.6, f"{_LIBRARY} reads the file")
