@@ -15,7 +15,7 @@ help:  ## list the targets
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Setting up $(VENV): locked versions from constraints.txt (about 2.3 GB, once) ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,keras,sklearn,boosters,catboost,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,keras,sklearn,boosters,catboost,text,image,dev]'
 	@touch $@
 
 run: $(READY)  ## set up, drop the sample models into a workspace's inbox, and open Studio on it

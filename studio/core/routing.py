@@ -7,12 +7,16 @@ from functools import cached_property
 from typing import Any
 
 from studio.core.names import REFERENCE_VARIANT, Reference, variant_key
+from studio.core.preprocessing import Preprocessing
 from studio.core.tensors import Signature, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One servable variant. `path` is a read-only ONNX file. `varies`: its run time depends on the values given."""
+    """One servable variant. `path` is a read-only ONNX file. `varies`: its run time depends on the values given.
+
+    `preprocessing` by input name; `assets`: where the files lie that serving needs beside the graph, by their names.
+    """
 
     model: str
     version: int
@@ -22,6 +26,8 @@ class Target:
     signature: Signature
     class_labels: tuple[str, ...] = ()
     varies: bool = False
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
+    assets: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:

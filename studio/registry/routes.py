@@ -88,7 +88,8 @@ def _build(registry: Registry, models: list[str] | None) -> dict[str, ModelRoute
 
 def _target(blobs: Blobs, document: str) -> Target:
     target = codec.decode(document, Target)
-    return replace(target, path=str(blobs.path(target.sha256)))
+    assets = {name: str(blobs.path(sha256)) for name, sha256 in target.assets.items()}
+    return replace(target, path=str(blobs.path(target.sha256)), assets=assets)
 
 
 def _routes(model: str, newest: int, targets: dict[str, Target], aliases: dict[str, str]) -> ModelRoutes:

@@ -151,5 +151,7 @@ def _target(version: VersionManifest, variant: str, graph: Graph) -> str:
         signature=replace(signature, batchable=signature.batchable and not operators & _ACROSS_ROWS),
         class_labels=version.class_labels,
         varies=not operators or bool(operators & _LOOPS),
+        preprocessing=version.preprocessing,
+        assets={asset.name: asset.sha256 for asset in version.assets},
     )
     return codec.encode(target).decode()

@@ -30,12 +30,17 @@ from studio.serving.http import (
     respond,
 )
 from studio.serving.problems import MethodNotAllowed, UnknownPath
-from studio.serving.protocols import oip, tfs, v1
+from studio.serving.protocols import oip, ollama, openai, tfs, v1
 from studio.serving.service import Service
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
-PROTOCOLS: dict[str, Handler] = {oip.PREFIX: oip.handle, v1.PREFIX: v1.handle}
+PROTOCOLS: dict[str, Handler] = {
+    oip.PREFIX: oip.handle,
+    v1.PREFIX: v1.handle,
+    openai.PREFIX: openai.handle,
+    ollama.PREFIX: ollama.handle,
+}
 """First segment of the path -> who answers. One line a protocol."""
 DIRECT = {b"/infer": oip.direct, b":predict": tfs.direct}
 """How a path ends -> who may answer it the short way (`studio.serving.direct`)."""

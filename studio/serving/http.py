@@ -72,8 +72,8 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def json_response(value: Any, status: int = 200) -> Response:
-    return Response(status, orjson.dumps(value))
+def json_response(value: Any, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
+    return Response(status, orjson.dumps(value), headers=headers)
 
 
 def error_headers(error: StudioError) -> tuple[tuple[bytes, bytes], ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from studio.core.preprocessing import Preprocessing
 from studio.core.routing import ModelRoutes, RoutingTable, Target
 from studio.core.tensors import Dim, Signature, TensorSpec
 
@@ -53,6 +54,8 @@ def target(
     batchable: bool = False,
     labels: tuple[str, ...] = (),
     varies: bool = False,
+    preprocessing: dict[str, Preprocessing] | None = None,
+    assets: dict[str, Path] | None = None,
 ) -> Target:
     return Target(
         model=model,
@@ -63,6 +66,8 @@ def target(
         signature=Signature(tuple(inputs), tuple(outputs), batchable),
         class_labels=labels,
         varies=varies,
+        preprocessing=preprocessing or {},
+        assets={name: str(place) for name, place in (assets or {}).items()},
     )
 
 
@@ -110,6 +115,37 @@ def mlp(folder: Path, **names: object) -> Target:
     ]
     path = save(folder / "mlp.onnx", nodes, [x], [y], weights)
     return target(path, [x], [y], batchable=True, **names)  # type: ignore[arg-type]
+
+
+WORDS = ("[PAD]", "[UNK]", "the", "cat", "dog", "sat", "ran")
+
+
+def sentences(folder: Path, how: Preprocessing | None = None, **names: object) -> Target:
+    """An encoder: ids and mask [batch, length] to the words' own vectors [batch, length, 4]. Its tokenizer splits at
+    blanks and knows `WORDS`."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids, mask = (TensorSpec(name, "INT64", ("batch", "length")) for name in ("input_ids", "attention_mask"))
+    hidden = TensorSpec("last_hidden_state", "FP32", ("batch", "length", 4))
+    table = np.random.default_rng(3).normal(size=(len(WORDS), 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["m"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["m", "last"], ["m3"]),
+        helper.make_node("Gather", ["table", "input_ids"], ["g"]),
+        helper.make_node("Mul", ["g", "m3"], ["last_hidden_state"]),
+    ]
+    weights = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([2], np.int64), "last")]
+    path = save(folder / "sentences.onnx", nodes, [ids, mask], [hidden], weights)
+    how = how or Preprocessing(
+        kind="text", tokenizer="tokenizer.json", attention_mask="attention_mask", pooling="mean", normalise=True
+    )
+    assets = {"tokenizer.json": folder / "tokenizer.json"}
+    return target(path, [ids, mask], [hidden], batchable=True, preprocessing={"input_ids": how}, assets=assets, **names)  # type: ignore[arg-type]
 
 
 def slow(folder: Path, **names: object) -> Target:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from studio.serving.http import Request, Response, json_response
 from studio.serving.problems import MethodNotAllowed, UnknownPath
-from studio.serving.protocols import tfs
+from studio.serving.protocols import openai, tfs
 from studio.serving.service import Service
 
 PREFIX = "v1"
@@ -17,6 +17,8 @@ PREFIX = "v1"
 async def handle(service: Service, request: Request) -> Response:
     """Answer any path under /v1. Raises StudioError."""
     match request.segments[1:]:
+        case ("embeddings",):
+            return await openai.embeddings(service, request)
         case (models,) if models.lower() == "models":
             _only_get(request)
             return json_response(listing(service))
@@ -26,7 +28,7 @@ async def handle(service: Service, request: Request) -> Response:
             _only_get(request)
             routes, _, document = tfs.about(service, request, parts)
             if len(parts) == 1:
-                document |= {"name": routes.model, "ready": service.ready} | model_card(routes.model)
+                document |= {"name": routes.model, "ready": service.ready} | openai.card(routes.model)
             return json_response(document)
     raise UnknownPath
 
@@ -39,9 +41,4 @@ def _only_get(request: Request) -> None:
 def listing(service: Service) -> dict[str, object]:
     """All models, as KServe (`models`) and as OpenAI (`data`) list them."""
     names = list(service.router.table.models)
-    return {"object": "list", "data": [model_card(name) for name in names], "models": names}
-
-
-def model_card(name: str) -> dict[str, object]:
-    """A model as OpenAI describes it. Nobody asks when it was made, so `created` is not kept: it is 0."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "studio"}
+    return {"object": "list", "data": [openai.card(name) for name in names], "models": names}

@@ -1,0 +1,162 @@
+"""Embeddings, as OpenAI and Ollama serve them: a text in, a vector out.
+
+Sources: OpenAI, API reference "Embeddings" (the official client asks for base64); Ollama, docs/api.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from studio.core.errors import InvalidInput, Refused, StudioError
+from studio.core.routing import Target
+from studio.serving.http import Request, Response, unpacked
+from studio.serving.problems import MethodNotAllowed
+from studio.serving.protocols.oip_infer import load_json
+from studio.serving.service import Exchange, Service, answered, count_failure
+from studio.serving.sessions import Array, LoadedModel
+from studio.serving.texts import MAX_TEXTS, Tokens, pooled, text_input, tokenise, vectors_output
+
+OFF_LOOP_FROM = 2048
+"""Characters from which texts are tokenised off the event loop."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors [texts, size], float32; the tokens that were read, and nanoseconds: loading the model, and in all."""
+
+    vectors: Array
+    tokens: int
+    load_ns: int
+    total_ns: int
+
+
+class Embed(Exchange):
+    """Tokens through the model. `vectors` are there when it was answered, `failed` when it was not."""
+
+    __slots__ = ("failed", "mask", "output", "vectors")
+
+    def start(self, model: LoadedModel, tokens: Tokens) -> None:
+        self.failed: StudioError | None = None
+        self.vectors: Array | None = None
+        self.mask = tokens.mask
+        self.output = vectors_output(self.target)
+        try:
+            self.submit(model, tokens.inputs, (self.output,))
+        except StudioError as error:
+            self.fail(error)
+
+    def format(self, arrays: list[Array]) -> Response:
+        self.vectors = pooled(arrays[0], self.mask, text_input(self.target)[1])
+        return Response(200, b"")
+
+    def error(self, error: StudioError) -> Response:
+        self.failed = error
+        return Response(error.http_status, b"")
+
+
+class OpenAIEmbed(Embed):
+    __slots__ = ()
+    protocol = "openai"
+
+
+class OllamaEmbed(Embed):
+    __slots__ = ()
+    protocol = "ollama"
+
+
+async def document_of(service: Service, request: Request) -> dict[str, Any]:
+    """The body of a POST: a JSON object. Raises InvalidInput, MethodNotAllowed."""
+    if request.method != "POST":
+        raise MethodNotAllowed("POST")
+    value = load_json(await unpacked(request.body, request.headers, service.settings.max_body_bytes))
+    if not isinstance(value, dict):
+        raise InvalidInput("The request is no JSON object.")
+    return value
+
+
+async def embedded(
+    service: Service, request: Request, kind: type[Embed], reference: str, texts: list[str] | list[list[int]], cut: bool
+) -> Embedded:
+    """The vectors of texts, or of tokens where those were sent. Raises StudioError, Disconnected."""
+    target: Target | None = None
+    try:
+        target = service.router.resolve(reference)
+        text_input(target)
+        loading = time.perf_counter_ns()
+        model = service.router.model(target) or await service.router.loaded_model(target)
+        loading = time.perf_counter_ns() - loading
+        parsing = time.perf_counter_ns()
+        tokens = await _tokens(target, texts, cut)
+        parsing = time.perf_counter_ns() - parsing
+    except StudioError as error:
+        count_failure(service, target, kind.protocol, error.http_status, request.started_ns, str(error))
+        raise
+    begun: list[Embed] = []
+
+    def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
+        exchange = kind(service, target, request.connection, request.started_ns, respond, gone)
+        exchange.headers, exchange.parsing_ns = request.headers, parsing
+        begun.append(exchange)
+        exchange.start(model, tokens)
+
+    await answered(begin)
+    (exchange,) = begun
+    if exchange.failed is not None:
+        raise exchange.failed
+    assert exchange.vectors is not None
+    return Embedded(exchange.vectors, tokens.count, loading, time.perf_counter_ns() - request.started_ns)
+
+
+async def _tokens(target: Target, texts: list[str] | list[list[int]], cut: bool) -> Tokens:
+    if texts and isinstance(texts[0], list):
+        raise Refused(
+            "Tokens instead of text are not taken here.",
+            "Which tokenizer made them is not known, and another's numbers would give nonsense.",
+            "Send the text itself.",
+        )
+    plain = [str(text) for text in texts]
+    if sum(map(len, plain)) < OFF_LOOP_FROM:
+        return tokenise(target, plain, cut)
+    return await asyncio.to_thread(tokenise, target, plain, cut)
+
+
+def inputs_of(value: Any, what: str) -> list[str] | list[list[int]]:
+    """One text, several, or tokens, as both APIs take them. Raises InvalidInput."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and len(value) <= MAX_TEXTS:
+        if all(isinstance(item, str) for item in value):
+            return value
+        if all(type(item) is int for item in value):
+            return [value]
+        if all(isinstance(item, list) and item and all(type(each) is int for each in item) for item in value):
+            return value
+    raise InvalidInput(f"'{what}' must be a text, or a list of 1 to {MAX_TEXTS} of them.")
+
+
+def shortened(vectors: Array, dimensions: Any) -> Array:
+    """The first so many dimensions, brought to length 1 again, as OpenAI does it. Raises InvalidInput."""
+    if dimensions is None:
+        return vectors
+    if type(dimensions) is not int or not 1 <= dimensions <= vectors.shape[1]:
+        raise InvalidInput(f"'dimensions' must be a whole number from 1 to {vectors.shape[1]}.")
+    cut = vectors[:, :dimensions]
+    shortened_: Array = cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+    return shortened_
+
+
+def dumped(value: Any) -> Response:
+    return Response(200, orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def base64_of(vector: Array) -> str:
+    """A vector as OpenAI's clients unpack it: base64 of little-endian 32-bit floats."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,127 @@
+"""Ollama's API as far as embedding models go: /api/embed, /api/embeddings, /api/tags, /api/ps, /api/show, /api/version.
+
+Source: Ollama, docs/api.md. A model is told with its alias or version behind a colon, as Ollama tells tags.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import studio
+from studio.core.errors import InvalidInput
+from studio.core.routing import Target
+from studio.serving.http import Request, Response, json_response
+from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
+from studio.serving.protocols.embeddings import OllamaEmbed, document_of, dumped, embedded, inputs_of, shortened
+from studio.serving.service import Service
+
+PREFIX = "api"
+_LONG_AGO = "1970-01-01T00:00:00Z"
+"""When a model was made is not kept where it is served."""
+
+
+async def handle(service: Service, request: Request) -> Response:
+    """Answer any path under /api. Raises StudioError."""
+    match request.segments[1:]:
+        case ("embed",):
+            return await _embed(service, request)
+        case ("embeddings",):
+            return await _embeddings(service, request)
+        case ("tags",):
+            _only_get(request)
+            return json_response({"models": [_row(target) for target in _texts(service)]})
+        case ("ps",):
+            _only_get(request)
+            return json_response({"models": [_row(target) for target in _texts(service, loaded=True)]})
+        case ("version",):
+            _only_get(request)
+            return json_response({"version": studio.__version__})
+        case ("show",):
+            return await _show(service, request)
+        case ("generate",) | ("chat",) | ("pull",) | ("push",) | ("create",) | ("copy",) | ("delete",):
+            raise Unsupported(
+                "This server embeds text; it does not generate it, and models come in through the inbox.",
+                "",
+                "Use /api/embed.",
+            )
+    raise UnknownPath
+
+
+def _only_get(request: Request) -> None:
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed("GET")
+
+
+async def _embed(service: Service, request: Request) -> Response:
+    document = await document_of(service, request)
+    cut = document.get("truncate", True)
+    texts = inputs_of(document.get("input"), "input")
+    result = await embedded(service, request, OllamaEmbed, _name(document), texts, cut is not False)
+    return dumped(
+        {
+            "model": document["model"],
+            "embeddings": shortened(result.vectors, document.get("dimensions")),
+            "total_duration": result.total_ns,
+            "load_duration": result.load_ns,
+            "prompt_eval_count": result.tokens,
+        }
+    )
+
+
+async def _embeddings(service: Service, request: Request) -> Response:
+    """The older call: one text, one vector."""
+    document = await document_of(service, request)
+    prompt = document.get("prompt")
+    if not isinstance(prompt, str):
+        raise InvalidInput("'prompt' must be a text.")
+    result = await embedded(service, request, OllamaEmbed, _name(document), [prompt], True)
+    return dumped({"embedding": result.vectors[0]})
+
+
+def _name(document: dict[str, Any]) -> str:
+    name = document.get("model") or document.get("name")
+    if not isinstance(name, str):
+        raise InvalidInput("model is required")
+    return name
+
+
+def _texts(service: Service, loaded: bool = False) -> list[Target]:
+    """What embeds text: the primary target of each model that is set up for it."""
+    found = [routes.resolve("") for routes in service.router.table.models.values()]
+    return [
+        target
+        for target in found
+        if target is not None
+        and any(how.kind == "text" for how in target.preprocessing.values())
+        and (not loaded or service.router.is_loaded(target))
+    ]
+
+
+def _row(target: Target) -> dict[str, Any]:
+    return {
+        "name": target.model,
+        "model": target.model,
+        "modified_at": _LONG_AGO,
+        "size": 0,
+        "digest": target.sha256,
+        "details": _details(target),
+    }
+
+
+def _details(target: Target) -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "onnx",
+        "family": target.model,
+        "families": None,
+        "parameter_size": "",
+        "quantization_level": target.variant,
+    }
+
+
+async def _show(service: Service, request: Request) -> Response:
+    document = await document_of(service, request)
+    target = service.router.resolve(_name(document))
+    return json_response(
+        {"modelfile": "", "parameters": "", "template": "", "details": _details(target), "capabilities": ["embedding"]}
+    )

@@ -1,0 +1,79 @@
+"""OpenAI's API as far as embedding models go, under /openai/v1 and, where nothing else is meant, under /v1.
+
+Source: OpenAI, API reference "Embeddings", "Models". Errors are objects here.
+"""
+
+from __future__ import annotations
+
+from studio.core.errors import InvalidInput, StudioError
+from studio.serving.http import Request, Response, error_headers, json_response
+from studio.serving.problems import MethodNotAllowed, UnknownPath
+from studio.serving.protocols.embeddings import (
+    OpenAIEmbed,
+    base64_of,
+    document_of,
+    dumped,
+    embedded,
+    inputs_of,
+    shortened,
+)
+from studio.serving.service import Service
+
+PREFIX = "openai"
+_TYPES = {404: "not_found_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+async def handle(service: Service, request: Request) -> Response:
+    """Answer any path under /openai. Errors are answered in OpenAI's form."""
+    try:
+        match request.segments[1:]:
+            case ("v1", "embeddings"):
+                return await embeddings(service, request)
+            case ("v1", "models"):
+                _only_get(request)
+                return json_response({"object": "list", "data": [card(name) for name in service.router.table.models]})
+            case ("v1", "models", model):
+                _only_get(request)
+                return json_response(card(service.router.resolve(model).model))
+        raise UnknownPath
+    except StudioError as error:
+        return failure(error)
+
+
+def _only_get(request: Request) -> None:
+    if request.method != "GET":
+        raise MethodNotAllowed("GET")
+
+
+def card(name: str) -> dict[str, object]:
+    """A model as OpenAI describes it. When it was made is not kept where it is served, so `created` is 0."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "studio"}
+
+
+def failure(error: StudioError) -> Response:
+    """An error in OpenAI's form."""
+    kind = _TYPES.get(error.http_status, "invalid_request_error" if error.http_status < 500 else "server_error")
+    document = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
+    return json_response(document, error.http_status, error_headers(error))
+
+
+async def embeddings(service: Service, request: Request) -> Response:
+    """POST …/embeddings. Errors are answered in OpenAI's form."""
+    try:
+        document = await document_of(service, request)
+        name = document.get("model")
+        if not isinstance(name, str):
+            raise InvalidInput("you must provide a model parameter")
+        wanted = document.get("encoding_format", "float")
+        if wanted not in ("float", "base64"):
+            raise InvalidInput("'encoding_format' must be 'float' or 'base64'.")
+        result = await embedded(service, request, OpenAIEmbed, name, inputs_of(document.get("input"), "input"), True)
+        vectors = shortened(result.vectors, document.get("dimensions"))
+    except StudioError as error:
+        return failure(error)
+    data = [
+        {"object": "embedding", "index": place, "embedding": vector if wanted == "float" else base64_of(vector)}
+        for place, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
+    return dumped({"object": "list", "data": data, "model": name, "usage": usage})

@@ -1,0 +1,162 @@
+"""Embeddings through the official clients of OpenAI and Ollama, and the poolings against plain sums."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ollama
+import openai
+import pytest
+
+from studio.core.errors import Refused
+from studio.core.preprocessing import Preprocessing
+from studio.serving.texts import pooled, tokenise
+from tests.serving import graphs
+from tests.serving.harness import Child, running
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    folder = tmp_path_factory.mktemp("embeddings")
+    whole = graphs.sentences(folder, model="sentences", version=2)
+    table = graphs.table(
+        whole,
+        graphs.mlp(folder, model="digits"),
+        graphs.sentences(folder, Preprocessing(kind="text", tokenizer="other.json"), model="lost"),
+        aliases={"production": "2-fp32"},
+        pinned=("sentences:2-fp32",),
+    )
+    with running(folder, table) as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def client(served: Child) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"http://{served.url}/openai/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def expected(text: str) -> Any:
+    table = np.random.default_rng(3).normal(size=(len(graphs.WORDS), 4)).astype(np.float32)
+    rows = [table[graphs.WORDS.index(word) if word in graphs.WORDS else 1] for word in text.split()]
+    mean = np.mean(rows, axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def test_the_client_of_openai(client: openai.OpenAI) -> None:
+    texts = ["the cat sat", "the dog ran away", "cat"]
+    answer = client.embeddings.create(model="sentences", input=texts)
+    assert [item.index for item in answer.data] == [0, 1, 2]
+    for text, item in zip(texts, answer.data, strict=True):
+        np.testing.assert_allclose(item.embedding, expected(text), rtol=1e-5)
+    assert (answer.usage.prompt_tokens, answer.model) == (8, "sentences")
+    floats = client.embeddings.create(model="sentences:production", input="the cat sat", encoding_format="float")
+    np.testing.assert_allclose(floats.data[0].embedding, answer.data[0].embedding, rtol=1e-6)
+    short = client.embeddings.create(model="sentences", input="cat", dimensions=2).data[0].embedding
+    np.testing.assert_allclose(short, expected("cat")[:2] / np.linalg.norm(expected("cat")[:2]), rtol=1e-5)
+
+
+def test_it_lists_its_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["sentences", "digits", "lost"]
+    assert client.models.retrieve("digits").owned_by == "studio"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("none")
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "words"),
+    [
+        ({"model": "none", "input": "a"}, openai.NotFoundError, "unknown model"),
+        ({"model": "digits", "input": "a"}, openai.UnprocessableEntityError, "not set up for text"),
+        ({"model": "lost", "input": "a"}, openai.UnprocessableEntityError, "other.json"),
+        ({"model": "sentences", "input": []}, openai.BadRequestError, "'input'"),
+        ({"model": "sentences", "input": [[1, 2]]}, openai.UnprocessableEntityError, "Tokens"),
+        ({"model": "sentences", "input": "a", "dimensions": 9}, openai.BadRequestError, "from 1 to 4"),
+    ],
+)
+def test_errors_reach_the_client_as_its_own(
+    client: openai.OpenAI, request_: dict[str, Any], kind: type[openai.APIStatusError], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        client.embeddings.create(**request_)
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["code"]
+
+
+def test_the_path_without_a_prefix(served: Child) -> None:
+    status, answer = served.json("POST", "/v1/embeddings", {"model": "sentences", "input": "cat"})
+    assert status == 200
+    np.testing.assert_allclose(answer["data"][0]["embedding"], expected("cat"), rtol=1e-5)
+    _, answer = served.json(
+        "POST", "/v1/embeddings", {"model": "sentences", "input": "cat", "encoding_format": "base64"}
+    )
+    packed = base64.b64decode(answer["data"][0]["embedding"])
+    np.testing.assert_allclose(np.frombuffer(packed, "<f4"), expected("cat"), rtol=1e-5)
+    assert served.json("POST", "/v1/embeddings", {"input": "cat"})[1]["error"]["message"]
+    assert served.json("GET", "/v1/embeddings")[0] == 405
+
+
+def test_the_client_of_ollama(served: Child) -> None:
+    client = ollama.Client(host=f"http://{served.url}")
+    answer = client.embed(model="sentences", input=["the cat sat", "dog"])
+    np.testing.assert_allclose(answer.embeddings[1], expected("dog"), rtol=1e-5)
+    assert answer.prompt_eval_count == 4
+    np.testing.assert_allclose(
+        client.embeddings(model="sentences:2", prompt="dog").embedding, answer.embeddings[1], rtol=1e-6
+    )
+    assert [model.model for model in client.list().models] == ["sentences", "lost"]
+    assert "sentences" in [model.model for model in client.ps().models]
+    with pytest.raises(ollama.ResponseError, match="unknown model") as caught:
+        client.embed(model="none", input="a")
+    assert caught.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="does not generate"):
+        client.generate(model="sentences", prompt="Why?")
+
+
+def test_requests_are_counted(tmp_path: Path) -> None:
+    with running(tmp_path, graphs.table(graphs.sentences(tmp_path, model="s"))) as server:
+        body = json.dumps({"model": "s", "input": ["cat", "dog"]}).encode()
+        for path in ("/openai/v1/embeddings", "/api/embed"):
+            assert server.request("POST", path, body)[0] == 200
+        server.request("POST", "/api/embed", b'{"model": "none", "input": "a"}')
+        lines = server.wait_for(lambda: server.said("requests"), "the request lines")[0]["lines"]
+        assert [(line["protocol"], line["status"]) for line in lines][:2] == [("openai", 200), ("ollama", 200)]
+
+
+HIDDEN = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+MASK = np.array([[True, True, False], [True, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("pooling", "rows"),
+    [
+        ("mean", [HIDDEN[0, :2].mean(axis=0), HIDDEN[1].mean(axis=0)]),
+        ("max", [HIDDEN[0, 1], HIDDEN[1, 2]]),
+        ("cls", [HIDDEN[0, 0], HIDDEN[1, 0]]),
+        ("last", [HIDDEN[0, 1], HIDDEN[1, 2]]),
+    ],
+)
+def test_padding_takes_no_part(pooling: Any, rows: list[Any]) -> None:
+    how = Preprocessing(kind="text", pooling=pooling)
+    np.testing.assert_array_equal(pooled(HIDDEN, MASK, how), np.array(rows))
+    lengths = np.linalg.norm(pooled(HIDDEN, MASK, replace(how, normalise=True)), axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
+
+
+def test_token_vectors_without_a_pooling_are_refused() -> None:
+    with pytest.raises(Refused, match="pooling"):
+        pooled(HIDDEN, MASK, Preprocessing(kind="text"))
+
+
+def test_long_texts_are_cut_or_refused(tmp_path: Path) -> None:
+    how = Preprocessing(kind="text", tokenizer="tokenizer.json", attention_mask="attention_mask", max_length=2)
+    target = graphs.sentences(tmp_path, how)
+    assert tokenise(target, ["the cat sat", "dog"]).inputs["input_ids"].tolist() == [[2, 3], [4, 0]]
+    with pytest.raises(Refused, match="takes 2 tokens"):
+        tokenise(target, ["the cat sat"], truncate=False)
