@@ -31,21 +31,7 @@ class Templates:
         What the settings file beside it says already is kept in it. Raises NotFound; Conflict when there is a file
         already and not `force`; InvalidInput, Refused or StepFailed as the arrival of that model would.
         """
-        model = model.expanduser()
-        if not model.exists():
-            raise NotFound(f"There is no file or folder {str(model)!r}.", fix="Check the path.")
-        if model.suffix.lower() == SETTINGS_SUFFIX:
-            raise InvalidInput(
-                f"'{model.name}' is a settings file already.", "One is made for a model.", "Name the model's file."
-            )
-        stem = stem_of(model.name) if model.is_file() else model.resolve().name
-        place = target or model.absolute().parent / f"{stem}{SETTINGS_SUFFIX}"
-        if place.exists() and not force:
-            raise Conflict(
-                f"There is a file {str(place)!r} already.",
-                "What it says is the user's, so it is not written over.",
-                "Say --force to write it again: what it says is kept, its comments are not.",
-            )
+        stem, place = await asyncio.to_thread(_place, model, target, force)
         async with self._turn:
             folder = Path(tempfile.mkdtemp(prefix="template-", dir=self._workspace.work))
             try:
@@ -80,3 +66,21 @@ class Templates:
             path=str(place), text=result.text, format=result.format, detail=result.detail, problem=result.problem
         )
 
+
+def _place(model: Path, target: Path | None, force: bool) -> tuple[str, Path]:
+    """The stem of a model's arrival, and where its settings file belongs. Raises NotFound, InvalidInput, Conflict."""
+    if not model.exists():
+        raise NotFound(f"There is no file or folder {str(model)!r}.", fix="Check the path.")
+    if model.suffix.lower() == SETTINGS_SUFFIX:
+        raise InvalidInput(
+            f"'{model.name}' is a settings file already.", "One is made for a model.", "Name the model's file."
+        )
+    stem = stem_of(model.name) if model.is_file() else model.resolve().name
+    place = target or model.parent / f"{stem}{SETTINGS_SUFFIX}"
+    if place.exists() and not force:
+        raise Conflict(
+            f"There is a file {str(place)!r} already.",
+            "It may hold what somebody wrote, so it is not written over.",
+            "Say --force to write it again: a settings file beside the model keeps what it says, but not its comments.",
+        )
+    return stem, place

@@ -13,7 +13,7 @@ import numpy as np
 from studio.core import codec
 from studio.core.errors import CodeFile, NeedsTrust
 from studio.core.manifest import InputsKind
-from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
+from studio.core.tensors import Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
 from studio.formats.settings_file import ModelSettings
 from studio.pipeline.facts import check_inputs
@@ -177,8 +177,10 @@ def attempts(signature: Signature, ranges: Ranges) -> Iterator[Attempt]:
     Integers are often positions in a table whose size the signature does not tell, so ever smaller ones are tried; free
     sides of images may have to be as large as those that a network was trained on; some models take even batches alone.
     """
-    small = {spec.name: (0.0, 1.0) for spec in signature.inputs if _is_integer(spec)}
-    zero = {spec.name: (0.0, 0.0) for spec in signature.inputs if _is_integer(spec)}
+    # Masks and segment ids have one usual value, and do not look anything up.
+    ids = [spec.name for spec in signature.inputs if (usual := usual_bounds(spec)) and usual[0] < usual[1]]
+    small = dict.fromkeys(ids, (0.0, 1.0))
+    zero = dict.fromkeys(ids, (0.0, 0.0))
     yield Attempt(signature, ranges)
     if small:
         yield Attempt(signature, {**ranges, **small})
@@ -187,10 +189,6 @@ def attempts(signature: Signature, ranges: Ranges) -> Iterator[Attempt]:
         for size in (64, 224, 1, 16):
             yield Attempt(_sized(signature, size), ranges)
     yield Attempt(signature, ranges, rows=4)
-
-
-def _is_integer(spec: TensorSpec) -> bool:
-    return np.dtype(DATATYPES[spec.datatype][0]).kind in "iu" if spec.datatype != "BF16" else False
 
 
 def _sized(signature: Signature, size: int) -> Signature:
