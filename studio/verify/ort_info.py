@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -11,6 +13,7 @@ from studio.core.manifest import FileRef, Graph
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _MOST = 1_000_000
+_PACKAGE = "ort_flatbuffers_py"
 
 
 def describe_ort(path: Path, file: FileRef) -> Graph:
@@ -21,9 +24,7 @@ def describe_ort(path: Path, file: FileRef) -> Graph:
     checks its offsets.
     """
     try:
-        from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
-
-        model = InferenceSession.GetRootAsInferenceSession(path.read_bytes(), 0).Model()
+        model = _readers().InferenceSession.GetRootAsInferenceSession(path.read_bytes(), 0).Model()
         graph = model.Graph()
         nodes = [graph.Nodes(place) for place in range(min(graph.NodesLength(), _MOST))]
         weights = [graph.Initializers(place) for place in range(min(graph.InitializersLength(), _MOST))]
@@ -37,6 +38,22 @@ def describe_ort(path: Path, file: FileRef) -> Graph:
         )
     except Exception:  # another layout of the runtime's package, or of the file: facts are no reason to fail
         return Graph(file=file)
+
+
+def _readers() -> Any:
+    """The runtime's readers as a package of their own: importing them by way of onnxruntime.tools imports PyTorch."""
+    if _PACKAGE not in sys.modules:
+        import onnxruntime
+
+        folder = Path(onnxruntime.__file__).parent / "tools" / "ort_format_model" / _PACKAGE
+        spec = importlib.util.spec_from_file_location(
+            _PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None:
+            raise ImportError(_PACKAGE)
+        sys.modules[_PACKAGE] = package = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    return importlib.import_module(f"{_PACKAGE}.fbs.InferenceSession")
 
 
 def _name(node: Any) -> str:
