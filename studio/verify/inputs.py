@@ -200,6 +200,11 @@ def _read(path: Path) -> Feed:
 
 def _fit(spec: TensorSpec, array: Array, layout: RowLayout | None, sizes: dict[str, int]) -> Array:
     rowed = layout is not None and spec.name in layout.names
+    whole = layout is not None and layout.unit > 1 and array.ndim == len(spec.shape) + 1
+    given = list(array.shape)
+    if rowed and whole and array.shape[1:2] == spec.shape[:1]:
+        # A model without a batch, and samples with one: each sample is a run of its own.
+        array = array.reshape(-1, *array.shape[2:])
     wanted = ("rows", *spec.shape[1:]) if rowed else spec.shape
     ok = array.ndim == len(wanted)
     for have, want in zip(array.shape, wanted, strict=False):
@@ -209,11 +214,17 @@ def _fit(spec: TensorSpec, array: Array, layout: RowLayout | None, sizes: dict[s
             ok = ok and sizes.setdefault(want, have) == have
     if not ok:
         raise InvalidInput(
-            f"The sample input '{spec.name}' has the shape {list(array.shape)}.",
-            f"The model takes {spec.describe()}{', one row per sample' if rowed else ''}.",
+            f"The sample input '{spec.name}' has the shape {given}.",
+            f"The model takes {spec.describe()}{_row_words(layout) if rowed else ''}.",
             "Save the samples with the shape that the model takes, rows first.",
         )
     return _cast(spec, array)
+
+
+def _row_words(layout: RowLayout | None) -> str:
+    if layout is None or layout.unit == 1:
+        return ", one row per sample"
+    return ", and several samples have their number in front of that"
 
 
 def _cast(spec: TensorSpec, array: Array) -> Array:

@@ -257,6 +257,20 @@ def test_odd_shapes_are_taken(tmp_path: Path, case: str, format_row: Callable[..
         format_row(format="ONNX", tried=f"input of {case}", result=result, seconds=seconds)
 
 
+def test_samples_of_a_model_without_a_batch_may_have_one(tmp_path: Path) -> None:
+    path = save(relu([value("x", shape=[3, 2])], [value("y", shape=[3, 2])]), tmp_path / "one.onnx")
+    rows = np.random.default_rng(5).standard_normal((6, 3, 2)).astype(np.float32)
+    np.savez(tmp_path / "one.npz", x=rows)
+    result = take_in(path, tmp_path / "one.npz")
+    with np.load(result.samples_path) as kept:
+        np.testing.assert_array_equal(kept["x"], rows.reshape(18, 2))
+    np.savez(tmp_path / "one.npz", x=rows[:, :, :1])
+    (tmp_path / "out-one.onnx").rename(tmp_path / "earlier")
+    with pytest.raises(InvalidInput, match=r"\[6, 3, 1\]") as caught:
+        take_in(path, tmp_path / "one.npz")
+    assert "in front" in caught.value.why
+
+
 def test_two_inputs_and_outputs_of_their_own_ranks(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["a", "b"], ["y"]), helper.make_node("ReduceSum", ["a"], ["z"], keepdims=0)]
     inputs = [value("a", shape=("n", 3, 4)), value("b", shape=("n", 4, 5))]
