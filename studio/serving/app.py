@@ -30,7 +30,7 @@ from studio.serving.http import (
     respond,
 )
 from studio.serving.problems import MethodNotAllowed, UnknownPath
-from studio.serving.protocols import oip, ollama, openai, tfs, v1
+from studio.serving.protocols import oip, ollama, openai, predict, tfs, v1
 from studio.serving.service import Service
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
@@ -40,6 +40,7 @@ PROTOCOLS: dict[str, Handler] = {
     v1.PREFIX: v1.handle,
     openai.PREFIX: openai.handle,
     ollama.PREFIX: ollama.handle,
+    predict.PREFIX: predict.handle,
 }
 """First segment of the path -> who answers. One line a protocol."""
 DIRECT = {b"/infer": oip.direct, b":predict": tfs.direct}

@@ -1,0 +1,358 @@
+"""`/predict/{reference}`: for people without a protocol.
+
+Send what you have: JSON by input name, a bare list, a number, rows of CSV, an image, a text. One sample may come
+without its batch, and is then answered without one. Where the settings name the classes, the answer has labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Any
+
+import numpy as np
+import orjson
+
+from studio.core.errors import InvalidInput, Refused, StudioError
+from studio.core.routing import Target
+from studio.core.tensors import TensorSpec
+from studio.serving.http import Request, Response, unpacked
+from studio.serving.images import decoded, is_image
+from studio.serving.problems import MethodNotAllowed, UnknownPath
+from studio.serving.protocols import tables
+from studio.serving.protocols.oip_infer import MAX_BATCH, load_json
+from studio.serving.protocols.oip_tensors import nested
+from studio.serving.service import Exchange, Service, answered, count_failure
+from studio.serving.sessions import Array, LoadedModel
+from studio.serving.texts import tokenise
+
+PREFIX = "predict"
+NAME = "predict"
+MAX_PARTS = 64
+_FLOATS = ("FP16", "FP32", "FP64")
+
+
+@dataclass
+class Sample:
+    """Inputs by name. `single`: the batch was left out."""
+
+    inputs: dict[str, Array] = field(default_factory=dict)
+    single: bool = False
+
+
+class Predict(Exchange):
+    """One prediction."""
+
+    __slots__ = ("sample",)
+    protocol = NAME
+
+    def start(self, model: LoadedModel, sample: Sample) -> None:
+        self.sample = sample
+        try:
+            self.submit(model, sample.inputs, None)
+        except StudioError as error:
+            self.fail(error)
+
+    def format(self, arrays: list[Array]) -> Response:
+        return Response(200, answer(self.target, arrays, self.sample.single))
+
+
+async def handle(service: Service, request: Request) -> Response:
+    """Answer POST /predict/{reference}. Raises StudioError."""
+    match request.segments[1:]:
+        case (reference,):
+            version = ""
+        case (reference, version):
+            pass
+        case _:
+            raise UnknownPath
+    if request.method != "POST":
+        raise MethodNotAllowed("POST")
+    target: Target | None = None
+    try:
+        target = service.router.resolve(reference, version)
+        model = service.router.model(target) or await service.router.loaded_model(target)
+        body = bytes(await unpacked(request.body, request.headers, service.settings.max_body_bytes))
+        kind = request.headers.get(b"content-type", b"").decode("latin-1")
+        parsing = time.perf_counter_ns()
+        sample = await _read(body, kind, target)
+        parsing = time.perf_counter_ns() - parsing
+    except StudioError as error:
+        count_failure(service, target, NAME, error.http_status, request.started_ns, str(error))
+        raise
+
+    def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
+        exchange = Predict(service, target, request.connection, request.started_ns, respond, gone)
+        exchange.headers, exchange.parsing_ns = request.headers, parsing
+        exchange.start(model, sample)
+
+    return await answered(begin)
+
+
+async def _read(body: bytes, content_type: str, target: Target) -> Sample:
+    """Images and texts take their time, so they are read off the event loop."""
+    if target.preprocessing and len(body) > 0:
+        return await asyncio.to_thread(read, body, content_type, target)
+    return read(body, content_type, target)
+
+
+def read(body: bytes, content_type: str, target: Target) -> Sample:
+    """The inputs that a body stands for; its first bytes decide where `Content-Type` does not. Raises StudioError."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if not body:
+        raise InvalidInput(
+            "The request is empty.", "", f"Send the inputs of '{target.model}': {_names(target)}. See /docs."
+        )
+    if kind == "multipart/form-data":
+        return _from_values(_parts(body, content_type, target), target)
+    if kind.startswith("image/") or is_image(body):
+        return _from_values({_only(target, "an image").name: body}, target)
+    if kind == "text/csv":
+        return _from_table(body, target)
+    if kind == "text/plain":
+        return _from_text(_utf8(body), target)
+    if kind in ("application/json", "") or body.lstrip()[:1] in (b"{", b"[", b'"'):
+        try:
+            return _from_json(load_json(body), target)
+        except InvalidInput as error:
+            if kind == "application/json" or not error.what.startswith("failed to parse"):
+                raise
+    return _from_text(_utf8(body), target)
+
+
+def _utf8(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            "The request is neither an image that is known, nor text.", "", "Send JSON, CSV, text, PNG, JPEG or WebP."
+        ) from None
+
+
+def _names(target: Target) -> str:
+    return ", ".join(f"'{spec.name}'" for spec in target.signature.inputs)
+
+
+def _main_inputs(target: Target) -> list[TensorSpec]:
+    """The inputs that a caller gives: not those that a text fills besides its own."""
+    filled = {name for how in target.preprocessing.values() for name in (how.attention_mask, how.token_types)}
+    return [spec for spec in target.signature.inputs if spec.name not in filled]
+
+
+def _only(target: Target, what: str) -> TensorSpec:
+    specs = _main_inputs(target)
+    if len(specs) != 1:
+        raise InvalidInput(
+            f"'{target.model}' takes {len(specs)} inputs, so {what} alone does not say which it is for.",
+            "",
+            f"Send a JSON object or a form with: {_names(target)}.",
+        )
+    return specs[0]
+
+
+def _from_json(value: Any, target: Target) -> Sample:
+    if isinstance(value, dict):
+        return _from_values(_by_name(value, target), target)
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        rows = [_by_name(row, target) for row in value]
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise InvalidInput("The rows have different names.", "", f"Give each of them {_names(target)}.")
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return _from_values(columns, target, rows=len(rows))
+    return _from_values({_only(target, "a bare value").name: value}, target)
+
+
+def _by_name(value: dict[str, Any], target: Target) -> dict[str, Any]:
+    """Values by input name; the columns of a table may come by their own names."""
+    specs = _main_inputs(target)
+    names = {spec.name for spec in specs}
+    if value.keys() == names:
+        return value
+    if len(specs) == 1:
+        how = target.preprocessing.get(specs[0].name)
+        if how is not None and how.columns and value.keys() == set(how.columns):
+            return {specs[0].name: [value[column] for column in how.columns]}
+    missing, extra = sorted(names - value.keys()), sorted(value.keys() - names)
+    words = [f"It lacks '{missing[0]}'." if missing else "", f"It has '{extra[0][:60]}'." if extra else ""]
+    raise InvalidInput(
+        f"The object is not what '{target.model}' takes.",
+        " ".join(word for word in words if word),
+        f"Give a value for each of: {', '.join(sorted(names))}.",
+    )
+
+
+def _from_values(values: dict[str, Any], target: Target, rows: int = 0) -> Sample:
+    """Tensors of values by input name; `rows` where each value is a list of so many samples."""
+    sample = Sample()
+    alone: set[bool] = set()
+    for spec in _main_inputs(target):
+        if spec.name not in values:
+            raise InvalidInput(f"There is nothing for the input '{spec.name}'.", "", f"Send: {_names(target)}.")
+        arrays, single = _tensors(values[spec.name], spec, target, rows)
+        sample.inputs |= arrays
+        alone.add(single)
+    if len(alone) > 1:
+        raise InvalidInput(
+            "Some inputs come as a batch and others as one sample.", "", "Give all of them with a batch, or none."
+        )
+    sample.single = alone == {True}
+    missing = [spec.name for spec in target.signature.inputs if spec.name not in sample.inputs]
+    if missing:
+        raise InvalidInput(f"There is nothing for the input '{missing[0]}'.", "", f"Send: {_names(target)}.")
+    return sample
+
+
+def _tensors(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[dict[str, Array], bool]:
+    how = target.preprocessing.get(spec.name)
+    if how is not None and how.kind == "text":
+        texts = [value] if isinstance(value, str) else value
+        if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+            raise InvalidInput(f"The input '{spec.name}' takes a text, or a list of texts.")
+        return tokenise(target, texts).inputs, isinstance(value, str)
+    if isinstance(value, bytes) or (how is not None and how.kind == "image" and _has_images(value)):
+        return _image(value, spec, target)
+    array, single = _shaped(value, spec, target, rows)
+    return {spec.name: array}, single
+
+
+def _has_images(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str))
+
+
+def _image(value: Any, spec: TensorSpec, target: Target) -> tuple[dict[str, Array], bool]:
+    how = target.preprocessing.get(spec.name)
+    if how is None or how.kind != "image":
+        raise Refused(
+            f"How an image becomes the input '{spec.name}' is not known.",
+            f"'{target.model}' takes {spec.describe()}.",
+            f'Describe it in NAME.toml beside the model ([preprocessing.{spec.name}], kind = "image"), and drop it '
+            "again; or send the numbers.",
+        )
+    many = value if isinstance(value, list) else [value]
+    images = [decoded(each if isinstance(each, bytes) else _from_base64(each, spec), spec, how) for each in many]
+    return {spec.name: np.concatenate(images)}, not isinstance(value, list)
+
+
+def _from_base64(text: Any, spec: TensorSpec) -> bytes:
+    try:
+        # Browsers give a data URL: data:image/png;base64,….
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError, AttributeError):
+        raise InvalidInput(f"The input '{spec.name}' is no image: base64 of one is expected in JSON.") from None
+
+
+def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Array, bool]:
+    """The tensor, and whether its batch was left out."""
+    if spec.datatype == "BF16":
+        raise InvalidInput(f"input '{spec.name}' is BF16, which JSON can not carry.", "", "Use /v2, binary tensors.")
+    scalar = not isinstance(value, list)
+    array = nested([value] if scalar else value, spec.datatype, spec.name)
+    if scalar:
+        array = array.reshape(())
+    rank = len(spec.shape)
+    single = False
+    if rows and array.ndim == 1 and rank == 2:
+        array = array[:, None]  # a column of a table: one value a row
+    if array.ndim == rank - 1 and not rows:
+        array, single = array[None], True
+    elif array.ndim == 0 and rank == 2:
+        array, single = array.reshape(1, 1), True
+    if array.ndim != rank or any(
+        isinstance(want, int) and want != got for want, got in zip(spec.shape, array.shape, strict=True)
+    ):
+        raise InvalidInput(
+            f"The input '{spec.name}' of '{target.model}' is {spec.describe().partition(' ')[2]}.",
+            f"What was sent is {list(array.shape)}.",
+        )
+    if not array.size:
+        raise InvalidInput(f"The input '{spec.name}' is empty.")
+    if target.signature.batchable and array.shape[0] > MAX_BATCH:
+        raise InvalidInput(f"A batch of more than {MAX_BATCH} rows.", "", "Send less at once.")
+    return array, single
+
+
+def _from_text(text: str, target: Target) -> Sample:
+    spec = _only(target, "a text")
+    how = target.preprocessing.get(spec.name)
+    if spec.datatype == "BYTES" or (how is not None and how.kind == "text"):
+        return _from_values({spec.name: text}, target)
+    return _from_table(text.encode(), target)
+
+
+def _from_table(body: bytes, target: Target) -> Sample:
+    values, rows = tables.read(_utf8(body), target, _main_inputs(target))
+    sample = _from_values(values, target, rows=rows if len(values) > 1 else 0)
+    sample.single = rows == 1
+    return sample
+
+
+def _parts(body: bytes, content_type: str, target: Target) -> dict[str, Any]:
+    """Fields of a form by name; a lone part may have any name. Files stay bytes, JSON is read."""
+    message = BytesParser(policy=HTTP).parsebytes(
+        b"content-type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body
+    )
+    parts = list(message.iter_parts()) if message.is_multipart() else []
+    if not 1 <= len(parts) <= MAX_PARTS:
+        raise InvalidInput("The form can not be read.", "It has no parts, or too many.", "Send it as curl -F does.")
+    values: dict[str, Any] = {}
+    for part in parts:
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        if not isinstance(name, str) or not isinstance(content, bytes):
+            raise InvalidInput("A part of the form has no name.")
+        values[name] = _part(content)
+    if len(values) == 1 and len(_main_inputs(target)) == 1:
+        return {_main_inputs(target)[0].name: next(iter(values.values()))}
+    return values
+
+
+def _part(content: bytes) -> Any:
+    if is_image(content):
+        return content
+    text = _utf8(content).strip()
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
+    """The body of an answer. Raises InvalidInput for what JSON can not carry."""
+    outputs: dict[str, Any] = {}
+    for spec, array in zip(target.signature.outputs, arrays, strict=True):
+        if spec.datatype == "BF16":
+            array = array.astype(np.float32)
+        one = single and array.ndim > 0 and array.shape[0] == 1 and spec.shape and isinstance(spec.shape[0], str)
+        shown = array[0] if one else array
+        outputs[spec.name] = _strings(shown) if spec.datatype == "BYTES" else np.ascontiguousarray(shown)
+    document: dict[str, Any] = {"model": target.model, "version": target.version, "variant": target.variant}
+    rows = _labelled(target, arrays)
+    if rows is not None:
+        document |= rows[0] if single and len(rows) == 1 else {"predictions": rows}
+    document["outputs"] = outputs
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _strings(array: Any) -> Any:
+    return array.tolist() if isinstance(array, np.ndarray) else str(array)
+
+
+def _labelled(target: Target, arrays: list[Array]) -> list[dict[str, Any]] | None:
+    """For each row its label and scores, where the settings name the classes and an output has one score for each."""
+    labels = target.class_labels
+    for spec, array in zip(target.signature.outputs, arrays, strict=True):
+        if labels and spec.datatype in _FLOATS and array.ndim == 2 and array.shape[1] == len(labels):
+            sure = bool((array >= 0).all()) and bool(np.allclose(array.sum(axis=1), 1, atol=1e-3))
+            word = "probabilities" if sure else "scores"
+            best = array.argmax(axis=1)
+            return [
+                {"label": labels[place], word: {label: float(score) for label, score in zip(labels, row, strict=True)}}
+                for place, row in zip(best, array, strict=True)
+            ]
+    return None

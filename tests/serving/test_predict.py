@@ -1,0 +1,224 @@
+"""`/predict`: what people have at hand, answered with names."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+from PIL import Image
+
+from studio.core.errors import InvalidInput
+from studio.core.preprocessing import Preprocessing
+from studio.core.routing import Target
+from studio.core.tensors import TensorSpec
+from studio.serving.images import decoded
+from tests.serving import graphs
+from tests.serving.harness import Child, running
+
+ROW = [round(float(value), 3) for value in np.linspace(-1, 1, 64)]
+LABELS = tuple(f"class-{n}" for n in range(10))
+
+
+def brightness(folder: Any, how: Preprocessing | None, model: str) -> Target:
+    """The mean of each channel of an image 3 × 4 × 4."""
+    x, y = TensorSpec("image", "FP32", ("batch", 3, 4, 4)), TensorSpec("mean", "FP32", ("batch", 3))
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["mean"]),
+    ]
+    path = graphs.save(folder / "brightness.onnx", nodes, [x], [y])
+    return graphs.target(
+        path, [x], [y], model=model, batchable=True, labels=("red", "green", "blue"),
+        preprocessing={"image": how} if how else {},
+    )  # fmt: skip
+
+
+def person(folder: Any) -> Target:
+    """Two columns, as pipelines of scikit-learn take them: age × 2, and the name as it is."""
+    age, name = TensorSpec("age", "FP32", ("batch", 1)), TensorSpec("name", "BYTES", ("batch", 1))
+    older, same = TensorSpec("older", "FP32", ("batch", 1)), TensorSpec("same", "BYTES", ("batch", 1))
+    nodes = [helper.make_node("Add", ["age", "age"], ["older"]), helper.make_node("Identity", ["name"], ["same"])]
+    path = graphs.save(folder / "person.onnx", nodes, [age, name], [older, same])
+    return graphs.target(path, [age, name], [older, same], model="person", batchable=True)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    folder = tmp_path_factory.mktemp("predict")
+    columns = Preprocessing(kind="tabular", columns=tuple(f"c{n}" for n in range(64)))
+    table = graphs.table(
+        graphs.mlp(folder, model="digits", version=3, labels=LABELS),
+        graphs.mlp(folder, model="columns", preprocessing={"x": columns}),
+        brightness(folder, Preprocessing(kind="image", scale=1 / 255), "colour"),
+        brightness(folder, None, "unknown"),
+        person(folder),
+        graphs.sentences(folder, model="sentences"),
+        graphs.identity(folder, "BYTES", ("n",), model="words"),
+        graphs.identity(folder, "FP32", ("n",), model="floats"),
+        aliases={"production": "3-fp32"},
+    )
+    with running(folder, table) as child:
+        yield child
+
+
+def picture(colour: tuple[int, int, int] = (255, 0, 51), kind: str = "PNG", size: tuple[int, int] = (9, 7)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, kind)
+    return out.getvalue()
+
+
+def send(server: Child, where: str, body: bytes, kind: str = "") -> tuple[int, Any]:
+    status, _, answer = server.request("POST", f"/predict/{where}", body, {"content-type": kind} if kind else {})
+    return status, json.loads(answer)
+
+
+def test_one_sample_comes_and_goes_without_a_batch(served: Child) -> None:
+    status, one = send(served, "digits", json.dumps(ROW).encode())
+    assert status == 200
+    assert (one["model"], one["version"], one["variant"]) == ("digits", 3, "fp32")
+    assert len(one["outputs"]["y"]) == 10
+    assert list(one["probabilities"]) == list(LABELS)
+    assert one["label"] == max(one["probabilities"], key=one["probabilities"].get)
+    status, many = send(served, "digits:production", json.dumps([ROW, ROW[::-1]]).encode())
+    assert many["outputs"]["y"][0] == one["outputs"]["y"]
+    assert many["predictions"][0] == {"label": one["label"], "probabilities": one["probabilities"]}
+    assert send(served, "digits/3", json.dumps({"x": ROW}).encode(), "application/json") == (200, one)
+    assert send(served, "digits", json.dumps([{"x": ROW}, {"x": ROW[::-1]}]).encode()) == (200, many)
+
+
+def test_rows_of_csv(served: Child) -> None:
+    line = ",".join(map(str, ROW))
+    _, one = send(served, "digits", json.dumps(ROW).encode())
+    assert send(served, "digits", line.encode(), "text/csv") == (200, one)
+    assert send(served, "digits", line.encode())[1] == one
+    status, many = send(served, "digits", f"{line}\n{line}\n".encode(), "text/csv")
+    assert (status, len(many["predictions"])) == (200, 2)
+    names = [f"c{n}" for n in range(64)]
+    swapped = ",".join(names[::-1]) + "\n" + ",".join(map(str, ROW[::-1])) + "\n"
+    assert send(served, "columns", swapped.encode(), "text/csv")[1]["outputs"] == one["outputs"]
+    by_name = json.dumps(dict(zip(names, ROW, strict=True))).encode()
+    assert send(served, "columns", by_name)[1]["outputs"] == one["outputs"]
+    status, error = send(served, "columns", swapped.replace("c7,", "d7,").encode(), "text/csv")
+    assert (status, "lacks 'c7'" in error["error"]) == (400, True)
+
+
+def test_columns_as_inputs(served: Child) -> None:
+    expected = {"older": [42.0], "same": ["Ada"]}
+    assert send(served, "person", b'{"age": 21, "name": "Ada"}')[1]["outputs"] == expected
+    assert send(served, "person", b"name,age\nAda,21\n", "text/csv")[1]["outputs"] == expected
+    status, many = send(served, "person", b'[{"age": 21, "name": "Ada"}, {"age": 1, "name": "Bob"}]')
+    assert (status, many["outputs"]) == (200, {"older": [[42.0], [2.0]], "same": [["Ada"], ["Bob"]]})
+    assert send(served, "person", b"age,name\n21,Ada\n1,Bob\n", "text/csv")[1] == many
+    status, empty = send(served, "person", b"age,name\n,Ada\n", "text/csv")
+    assert (status, empty["outputs"]["older"]) == (200, [None])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_an_image(served: Child, kind: str) -> None:
+    status, answer = send(served, "colour", picture(kind=kind))
+    assert status == 200
+    np.testing.assert_allclose(answer["outputs"]["mean"], [1, 0, 0.2], atol=0.03)
+    assert answer["label"] == "red"
+    assert "scores" in answer
+
+
+def test_an_image_in_other_clothes(served: Child) -> None:
+    _, plain = send(served, "colour", picture())
+    text = base64.b64encode(picture()).decode()
+    assert send(served, "colour", json.dumps({"image": text}).encode())[1] == plain
+    assert send(served, "colour", json.dumps(f"data:image/png;base64,{text}").encode())[1] == plain
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
+    )
+    assert send(served, "colour", form, "multipart/form-data; boundary=b")[1] == plain
+    numbers = np.zeros((3, 4, 4)).tolist()
+    assert send(served, "colour", json.dumps(numbers).encode())[1]["outputs"] == {"mean": [0.0, 0.0, 0.0]}
+    status, many = send(served, "colour", json.dumps([text, text]).encode())
+    assert (status, len(many["predictions"])) == (200, 2)
+
+
+def test_a_text(served: Child) -> None:
+    status, one = send(served, "sentences", b"the cat sat", "text/plain")
+    assert (status, np.array(one["outputs"]["last_hidden_state"]).shape) == (200, (3, 4))
+    assert send(served, "sentences", b'"the cat sat"')[1] == one
+    assert send(served, "sentences", b"the cat sat")[1] == one
+    assert send(served, "words", b'["a", "b"]')[1]["outputs"] == {"y": ["a", "b"]}
+    assert send(served, "words", "grün".encode(), "text/plain")[1]["outputs"] == {"y": "grün"}
+
+
+@pytest.mark.parametrize(
+    ("where", "body", "kind", "status", "words"),
+    [
+        ("none", b"1", "", 404, "unknown model"),
+        ("digits", b"", "", 400, "empty"),
+        ("digits", b"{", "application/json", 400, "JSON"),
+        ("digits", b"[1, 2]", "", 400, "[1, 2]"),
+        ("digits", b'{"y": 1}', "", 400, "lacks 'x'"),
+        ("digits", b"1,2\n3\n", "text/csv", 400, "Row 2"),
+        ("digits", b"a,b\n", "text/csv", 400, "no FP32"),
+        ("digits", b'"a"\n"', "text/csv", 400, "CSV"),
+        ("digits", b"\xff\xfe", "", 400, "neither"),
+        ("person", b'{"age": 21}', "", 400, "lacks 'name'"),
+        ("person", b"5", "", 400, "2 inputs"),
+        ("unknown", picture(), "", 422, 'kind = "image"'),
+        ("colour", picture()[:40], "image/png", 400, "can not be decoded"),
+        ("colour", b'{"image": "!!"}', "", 400, "base64"),
+        ("colour", b"nonsense", "multipart/form-data; boundary=b", 400, "form"),
+        ("floats", b"[[1]]", "", 400, "[1, 1]"),
+    ],
+)
+def test_mistakes_are_told(served: Child, where: str, body: bytes, kind: str, status: int, words: str) -> None:
+    got, answer = send(served, where, body, kind)
+    assert (got, words in answer["error"]) == (status, True), answer
+
+
+def test_an_enormous_image_is_refused_before_it_is_unpacked() -> None:
+    out = io.BytesIO()
+    Image.new("1", (9_000, 9_000)).save(out, "PNG")
+    spec = TensorSpec("image", "FP32", ("batch", 3, 4, 4))
+    with pytest.raises(InvalidInput, match="9000 × 9000 pixels"):
+        decoded(out.getvalue(), spec, Preprocessing(kind="image"))
+
+
+HALVES = Image.new("RGB", (8, 4), (0, 0, 255))
+HALVES.paste((255, 0, 0), (0, 0, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("how", "shape", "expected"),
+    [
+        (Preprocessing(kind="image"), (3, 1, 2), [255, 0, 0, 0, 0, 255]),
+        (Preprocessing(kind="image", channels="BGR"), (3, 1, 2), [0, 255, 0, 0, 255, 0]),
+        (Preprocessing(kind="image", layout="NHWC"), (1, 2, 3), [255, 0, 0, 0, 0, 255]),
+        (Preprocessing(kind="image", channels="grey", layout="NHW"), (1, 2), [76, 29]),
+        (Preprocessing(kind="image", scale=1 / 255, mean=(0.5,), std=(0.5,)), (3, 1, 2), [1, -1, -1, -1, -1, 1]),
+        (Preprocessing(kind="image", mean=(255, 0, 0), std=(1, 1, 5)), (3, 1, 2), [0, -255, 0, 0, 0, 51]),
+    ],
+)
+def test_pixels_become_what_the_settings_say(how: Preprocessing, shape: tuple[int, ...], expected: list[float]) -> None:
+    out = io.BytesIO()
+    HALVES.save(out, "PNG")
+    spec = TensorSpec("image", "FP32", ("batch", *shape))
+    array = decoded(out.getvalue(), spec, Preprocessing(**{**how.__dict__, "interpolation": "nearest"}))
+    assert array.shape == (1, *shape)
+    np.testing.assert_allclose(array.ravel(), expected, atol=1)
+
+
+def test_proportions_are_kept_or_not() -> None:
+    out = io.BytesIO()
+    HALVES.save(out, "PNG")
+    spec = TensorSpec("image", "UINT8", ("batch", 4, 4, 3))
+
+    def made(resize: Any) -> Any:
+        return decoded(out.getvalue(), spec, Preprocessing(kind="image", layout="NHWC", resize=resize))
+
+    assert made("crop").dtype == np.uint8
+    assert made("pad")[0, 0].tolist() == [[0, 0, 0]] * 4  # the bar above
+    assert made("stretch")[0, 0, 0].tolist()[0] > 200
+    assert {tuple(pixel) for pixel in made("crop")[0, 0, ::3].tolist()} == {(255, 0, 0), (0, 0, 255)}
