@@ -44,11 +44,9 @@ def known_but_unsupported(path: Path) -> Known | None:
 
 def _archive(names: list[str]) -> Known:
     tails = {name.partition("/")[2] for name in names}
-    found = foreign_archive(set(names)) or foreign_archive(tails)
+    found = _whole(names)
     if found is not None:
         return found
-    if any(tail.startswith("data/aotinductor/") for tail in tails):
-        return Known("an AOTInductor package: compiled native code without a graph", _EXPORT_FIX)
     if any(tail.startswith("code/") for tail in tails):
         return Known("a TorchScript file", _EXPORT_FIX)
     if "data.pkl" in tails:
@@ -57,17 +55,25 @@ def _archive(names: list[str]) -> Known:
         return Known("a .pt2 file of PyTorch before 2.8", f"Save it again with a newer PyTorch. {_EXPORT_FIX}")
     if "schema.json" in names:
         return Known("a skops file", f"{_ONNX_FIX} For example with skl2onnx.")
+    return _PLAIN
+
+
+def _whole(names: list[str]) -> Known | None:
+    """What an archive is that is one thing: a document, a program, a model that does not work. None for packed files."""
+    tails = {name.partition("/")[2] for name in names}
+    if any(tail.startswith("data/aotinductor/") for tail in tails):
+        return Known("an AOTInductor package: compiled native code without a graph", _EXPORT_FIX)
     if "[Content_Types].xml" in names or "mimetype" in names[:1]:
         return Known("an Office document or a book", "Drop a model file.", "no model")
     if "META-INF/MANIFEST.MF" in names or "AndroidManifest.xml" in names:
         return Known("a program (a Java or Android archive)", "Drop a model file.", "no model")
-    return _PLAIN
+    return foreign_archive(set(names)) or foreign_archive(tails)
 
 
 def is_plain_archive(path: Path) -> bool:
-    """Whether an archive is just a way to pack files: no document, no program, no model format of its own."""
+    """Whether an archive that no format recognises is just a way to pack files: no document, program or known model."""
     names = zip_names(path)
-    return names is None or _archive(names) is _PLAIN
+    return names is None or _whole(names) is None
 
 
 def _pickle(start: bytes) -> bool:
