@@ -63,7 +63,7 @@ def settings_path(inbox: Path, stem: str, files: Sequence[Path]) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:

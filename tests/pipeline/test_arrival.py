@@ -143,6 +143,11 @@ def test_documents_and_programs_are_not_searched_for_models(tmp_path: Path) -> N
         (tmp_path / "scratch").rmdir()
 
 
+def test_an_archive_that_looks_a_little_like_another_format_is_searched_all_the_same(tmp_path: Path) -> None:
+    members = {"project/code/train.py": b"", "project/data.pkl": b"x", "project/net.onnx": MODEL}
+    assert opened(tmp_path, zipped(tmp_path / "net.zip", members)).recognition.model.name == "net.onnx"
+
+
 @pytest.mark.parametrize("magic", [b"Rar!\x1a\x07\x01\x00", b"7z\xbc\xaf\x27\x1c\x00\x04", b"\x28\xb5\x2f\xfd"])
 def test_archives_that_can_not_be_unpacked_are_named(tmp_path: Path, magic: bytes) -> None:
     path = tmp_path / "net.rar"
