@@ -59,7 +59,7 @@ def _archive(names: list[str]) -> Known:
 
 
 def _whole(names: list[str]) -> Known | None:
-    """What an archive is that is one thing: a document, a program, a model that does not work. None for packed files."""
+    """What an archive is that is one thing: a document, a program, a foreign model. None for files just packed."""
     tails = {name.partition("/")[2] for name in names}
     if any(tail.startswith("data/aotinductor/") for tail in tails):
         return Known("an AOTInductor package: compiled native code without a graph", _EXPORT_FIX)
