@@ -165,6 +165,12 @@ class Router:
         self.on_change()
         return {name: reason for (name, _, _), reason in failed.items()}
 
+    def unload(self, name: str) -> None:
+        """Drop all loaded versions of a model. Runs that are under way hold theirs until they are done."""
+        for key in [key for key in self._models if key[0].partition(":")[0] == name]:
+            del self._models[key]
+        self.on_change()
+
     def close(self) -> None:
         """Start no more loads."""
         if self._idle_timer is not None:

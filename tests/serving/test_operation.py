@@ -84,3 +84,26 @@ def test_idle_models_are_unloaded_and_come_back(tmp_path: Path) -> None:
         assert loaded(server) == {"m:1", "m:2"}
         server.wait_for(lambda: loaded(server) == {"m:1"}, "the idle model to be unloaded")
         assert server.request("POST", "/v2/models/m/versions/2/infer", ROW)[0] == 200
+
+
+def test_models_are_loaded_and_unloaded_on_request(tmp_path: Path) -> None:
+    targets = [
+        graphs.mlp(tmp_path, model="m"),
+        graphs.mlp(tmp_path, model="other"),
+        graphs.broken(tmp_path, model="bad"),
+    ]
+    with running(tmp_path, graphs.table(*targets, pinned=("other:1-fp32",))) as server:
+        assert server.json("POST", "/v2/repository/models/m/load") == (200, {"name": "m", "load": True})
+        assert loaded(server) == {"m:1", "other:1"}
+        assert (
+            server.json("POST", "/v2/repository/models/m/unload", {"parameters": {"unload_dependents": True}})[0] == 200
+        )
+        assert server.json("POST", "/v2/repository/models/other/unload", {})[0] == 200
+        assert loaded(server) == set()
+        assert server.request("POST", "/v2/models/other/infer", ROW)[0] == 200
+        assert loaded(server) == {"other:1"}
+        status, error = server.json("POST", "/v2/repository/models/bad/load", {})
+        assert (status, "failed to load 'bad'" in error["error"]) == (503, True)
+        assert server.json("POST", "/v2/repository/models/none/load", {})[0] == 404
+        for key in ("config", "file:1/model.onnx"):
+            assert server.json("POST", "/v2/repository/models/m/load", {"parameters": {key: "x"}})[0] == 501

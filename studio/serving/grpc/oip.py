@@ -260,6 +260,17 @@ async def _repository_index(service: Service, request: Any) -> Any:
     return ParseDict(document, inference()["RepositoryIndexResponse"]())
 
 
+async def _load(service: Service, request: Any) -> Any:
+    oip.check_repository_request({"parameters": _plain(request.parameters)})
+    await oip.load(service, request.model_name)
+    return inference()["RepositoryModelLoadResponse"]()
+
+
+async def _unload(service: Service, request: Any) -> Any:
+    await oip.unload(service, request.model_name)
+    return inference()["RepositoryModelUnloadResponse"]()
+
+
 UNARY: dict[str, tuple[str, Unary]] = {
     "ServerLive": ("ServerLiveRequest", _server_live),
     "ServerReady": ("ServerReadyRequest", _server_ready),
@@ -269,6 +280,8 @@ UNARY: dict[str, tuple[str, Unary]] = {
     "ModelConfig": ("ModelConfigRequest", _model_config),
     "ModelStatistics": ("ModelStatisticsRequest", _model_statistics),
     "RepositoryIndex": ("RepositoryIndexRequest", _repository_index),
+    "RepositoryModelLoad": ("RepositoryModelLoadRequest", _load),
+    "RepositoryModelUnload": ("RepositoryModelUnloadRequest", _unload),
     "ModelInfer": ("ModelInferRequest", infer),
 }
 """Method -> the message it takes, and who answers. What is not here is UNIMPLEMENTED."""

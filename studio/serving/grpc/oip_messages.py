@@ -153,6 +153,21 @@ InferBatchStatistics
 StatisticDuration
   1 uint64 count
   2 uint64 ns
+ModelRepositoryParameter
+  1 bool bool_param?parameter_choice
+  2 int64 int64_param?parameter_choice
+  3 string string_param?parameter_choice
+  4 bytes bytes_param?parameter_choice
+RepositoryModelLoadRequest
+  1 string repository_name
+  2 string model_name
+  3 <string,ModelRepositoryParameter> parameters
+RepositoryModelLoadResponse
+RepositoryModelUnloadRequest
+  1 string repository_name
+  2 string model_name
+  3 <string,ModelRepositoryParameter> parameters
+RepositoryModelUnloadResponse
 RepositoryIndexRequest
   1 string repository_name
   2 bool ready

@@ -23,7 +23,14 @@ from studio.serving.sessions import Array, LoadedModel
 
 PREFIX = "v2"
 NAME = "v2"
-EXTENSIONS = ("classification", "model_configuration", "binary_tensor_data", "parameters", "statistics")
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
 _INFER = re.compile(rb"/v2/models/([A-Za-z0-9._:-]+)(?:/versions/([A-Za-z0-9._-]+))?/infer")
 
 
@@ -128,16 +135,45 @@ async def _repository(service: Service, request: Request, rest: list[str]) -> Re
             if not isinstance(ready, bool):
                 raise InvalidInput("Invalid value for 'ready': expected a boolean")
             return json_response(documents.index(service.router, ready))
-        case ["models", _, ("load" | "unload") as action]:
+        case ["models", model, ("load" | "unload") as action]:
             _only(request, "POST")
-            raise Unsupported(
-                f"This server does not {action} models on request.",
-                "The routes of its workspace decide what is loaded.",
-                "Use: studio promote, or any request for the version, which loads it.",
-            )
+            body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
+            check_repository_request(oip_infer.load_json(body) if body.strip() else {})
+            name = await (load(service, model) if action == "load" else unload(service, model))
+            return json_response({"name": name, action: True})
         case [_, "index"] | [_, "models", _, "load" | "unload"]:
             raise Unsupported("'repository_name' specification is not supported")
     raise UnknownPath
+
+
+def check_repository_request(asked: Any) -> None:
+    """Refuse a load that brings a model or its configuration along: models come in through the inbox."""
+    parameters = asked.get("parameters", {}) if isinstance(asked, dict) else None
+    if not isinstance(parameters, dict):
+        raise InvalidInput("failed to parse the request JSON buffer: an object is expected.")
+    if any(key == "config" or key.startswith("file:") for key in parameters):
+        raise Unsupported(
+            "Models and their configuration are not taken over this call.",
+            "",
+            "Drop the model into the inbox, or use: studio add FILE.",
+        )
+
+
+async def load(service: Service, model: str) -> str:
+    """Load what answers the name, and keep it until it is idle. The model's name. Raises NotFound, Unavailable."""
+    target = service.router.resolve(model)
+    try:
+        await service.router.loaded_model(target)
+    except StudioError as error:
+        raise Unavailable(f"failed to load '{target.model}', {error}") from error
+    return target.model
+
+
+async def unload(service: Service, model: str) -> str:
+    """Free the memory of all versions of a model; the next request for one loads it again. Raises NotFound."""
+    name = service.router.routes(model.partition(":")[0]).model
+    service.router.unload(name)
+    return name
 
 
 class Infer(Exchange):
