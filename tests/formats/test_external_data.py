@@ -14,8 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import InvalidInput, Refused, StudioError
+from studio.formats.base import ArrivalFiles
 from studio.formats.external_data import byte_size, external, tensors
 from studio.formats.onnx_files import write_whole
+from studio.formats.onnx_model import OnnxFormat
+from studio.formats.settings_file import ModelSettings
+from studio.pipeline.kit import WorkKit
 from tests.formats.graphs import finish, linear, outside, save, send_outside, weights
 
 
@@ -245,6 +249,39 @@ def test_sizes_in_bytes_are_those_of_onnx() -> None:
 def test_negative_dimensions_have_no_size() -> None:
     with pytest.raises(Refused, match="no size in bytes"):
         byte_size(TensorProto(data_type=1, dims=[-4, -3]))
+
+
+def test_a_mark_of_the_runtime_s_own_memory_is_a_file_name_like_any_other(tmp_path: Path) -> None:
+    # ONNX Runtime takes this location, and an offset, for an address in its own process.
+    source, out = folder(tmp_path)
+    with pytest.raises(InvalidInput, match="is missing"):
+        write_whole(outside("*/_ORT_MEM_ADDR_/*", 140000000000000), source, out / "model.onnx")
+
+
+def test_weights_too_large_for_one_file_go_through_a_whole_conversion(tmp_path: Path) -> None:
+    """The limit is 1.9 GB; here it is 40 bytes. An old opset is upgraded without its weights being read."""
+    source, out = folder(tmp_path)
+    model = outside()
+    model.opset_import[0].version = 9
+    path = save(model, source / "model.onnx")
+    (source / "w.bin").write_bytes(weights().tobytes())
+    files = ArrivalFiles.of((source,))
+    kit = WorkKit(None, ModelSettings(), lambda *_: None)
+    chosen = OnnxFormat(inline_limit=40)
+    recognition = chosen.recognise(files)
+    assert recognition is not None
+    converted = chosen.convert(files, recognition, out, kit)
+    digest = hashlib.sha256(weights().tobytes()).hexdigest()
+    assert [one.name for one in converted.weights] == [digest]
+    assert set(converted.sources) == {path, source / "w.bin"}
+    graph = onnx.load(converted.graph, load_external_data=False)
+    assert graph.opset_import[0].version == 17
+    assert {entry.key: entry.value for entry in graph.graph.initializer[0].external_data}["location"] == digest
+    for one in source.iterdir():
+        one.unlink()
+    x = weights(1, (2, 4))
+    np.testing.assert_allclose(answer(converted.graph, x), x @ weights(), rtol=1e-6)
+    assert sorted(one.name for one in out.iterdir()) == sorted([digest, "model.onnx"])
 
 
 def test_a_model_without_external_data_is_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,12 +88,14 @@ async def test_labels_must_match_the_scores(runner: Runner, tmp_path: Path) -> N
         await runner.intake(save(linear(), tmp_path / "linear.onnx"), tmp_path / "linear.toml")
 
 
-async def test_external_data_comes_inside(runner: Runner, tmp_path: Path) -> None:
+async def test_external_data_comes_inside(runner: Runner, tmp_path: Path, format_row: Callable[..., None]) -> None:
     folder = tmp_path / "linear"
     folder.mkdir()
     save(outside("w.bin"), folder / "linear.onnx")
     (folder / "w.bin").write_bytes(weights().tobytes())
+    started = time.perf_counter()
     result = await runner.intake(folder)
+    format_row(format="ONNX", tried="external data", result=result, seconds=time.perf_counter() - started)
     assert result.weights_paths == ()
     assert set(result.sources) == {str(folder / "linear.onnx"), str(folder / "w.bin")}
     kept = onnx.load(result.graph_path, load_external_data=False).graph.initializer[0]
