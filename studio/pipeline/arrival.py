@@ -151,9 +151,11 @@ class _Opening:
             raise InvalidInput(f"In '{self._archive.name}': {error.what}", error.why, error.fix) from error
         if mar is None:
             return found
-        if mar.model is not None:
-            return replace(found, content=self._named_alike(mar.model, mar.factory, beside))
         handler = folder / mar.handler
+        if mar.model is not None:
+            # Weights alone come with the file that has their class, which may import others beside it.
+            code = [file for file in found.content if file.suffix == ".py" and file != handler] if mar.factory else []
+            return replace(found, content=(mar.model, *(file for file in code if file not in beside), *beside))
         kept = (file for file in found.content if file != handler and file != folder / MANIFEST)
         content = tuple(kept)
         if not content:
@@ -163,16 +165,6 @@ class _Opening:
                 "Drop the model file itself.",
             )
         return replace(found, content=content)
-
-    @staticmethod
-    def _named_alike(model: Path, factory: Path | None, beside: tuple[Path, ...]) -> tuple[Path, ...]:
-        """The model, and the file with its class under the model's stem, as a factory beside weights is named."""
-        if factory is None:
-            return (model, *beside)
-        alike = factory.with_name(f"{model.stem}{factory.suffix}")
-        if alike != factory and not alike.exists():
-            factory = factory.rename(alike)
-        return (model, factory, *beside)
 
     def _notes(self, mar: Mar | None) -> tuple[str, ...]:
         notes = [f"It came in the archive {self._archive.name}, which was unpacked."]

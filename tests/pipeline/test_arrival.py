@@ -204,3 +204,9 @@ def test_hidden_parts_of_a_folder_are_left_out(tmp_path: Path) -> None:
     (folder / ".git" / "copy.onnx").write_bytes(MODEL)
     (folder / "net.onnx").write_bytes(MODEL)
     assert opened(tmp_path, folder).files.content == (folder / "net.onnx",)
+
+
+def test_code_that_weights_need_comes_along_and_the_handler_does_not(tmp_path: Path) -> None:
+    manifest = {"model": {"serializedFile": "net.onnx", "modelFile": "net_class.py", "handler": "evil.py"}}
+    found = opened(tmp_path, mar(tmp_path, manifest, **{"net_class.py": b"", "layers.py": b"", "vocab.txt": b""}))
+    assert sorted(file.name for file in found.files.content) == ["layers.py", "net.onnx", "net_class.py"]
