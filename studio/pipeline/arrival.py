@@ -26,13 +26,14 @@ class Opened:
     """An arrival that is known. `dropped` as it came; `files` are what the format works on, and differ from that where
     it came in an `archive`.
 
-    `class_labels`: what the archive says of the classes.
+    `around`: all files that came, where a format works on some. `class_labels`: what the archive says of the classes.
     """
 
     dropped: ArrivalFiles
     files: ArrivalFiles
     format: Format
     recognition: Recognition
+    around: tuple[Path, ...]
     archive: Path | None = None
     class_labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ def open_arrival(
             raise
         allowance = Allowance(size=archive.stat().st_size)
         return _Opening(files, archive, scratch, allowance, report).open()
-    return Opened(dropped=files, files=files, format=found, recognition=recognition)
+    return Opened(dropped=files, files=files, format=found, recognition=recognition, around=files.content)
 
 
 def _the_archive(files: ArrivalFiles) -> Path | None:
@@ -115,7 +116,8 @@ class _Opening:
     def _found(self, folder: Path) -> Opened | tuple[ArrivalFiles, Refused]:
         """The model in an unpacked folder; its files, and what was said of them, where there is none."""
         mar = read_mar(folder)
-        files = self._files(folder, mar)
+        came = self._came(folder)
+        files = came if mar is None else self._named(came, folder, mar)
         seen = list(recognised_by(files))
         models = list(dict.fromkeys(recognition.model for _, recognition in seen))
         if len(models) > 1:
@@ -137,27 +139,30 @@ class _Opening:
             files=files,
             format=chosen,
             recognition=replace(recognition, detail=detail),
+            around=came.content,
             archive=self._archive,
             class_labels=mar.class_labels if mar else (),
             notes=self._notes(mar),
         )
 
-    def _files(self, folder: Path, mar: Mar | None) -> ArrivalFiles:
+    def _came(self, folder: Path) -> ArrivalFiles:
+        """What was unpacked, with what was dropped beside the archive."""
         dropped = self._dropped
-        beside = tuple(file for file in dropped.content if file != self._archive)
+        beside = (file for file in dropped.content if file != self._archive)
         try:
-            found = ArrivalFiles.of((folder, *beside), dropped.stem, dropped.settings, dropped.samples)
+            return ArrivalFiles.of((folder, *beside), dropped.stem, dropped.settings, dropped.samples)
         except StudioError as error:
             raise InvalidInput(f"In '{self._archive.name}': {error.what}", error.why, error.fix) from error
-        if mar is None:
-            return found
+
+    def _named(self, found: ArrivalFiles, folder: Path, mar: Mar) -> ArrivalFiles:
+        """Of a TorchServe archive, the files that make up the model."""
         handler = folder / mar.handler
         if mar.model is not None:
             # Weights alone come with the file that has their class, which may import others beside it.
             code = [file for file in found.content if file.suffix == ".py" and file != handler] if mar.factory else []
-            return replace(found, content=(mar.model, *(file for file in code if file not in beside), *beside))
-        kept = (file for file in found.content if file != handler and file != folder / MANIFEST)
-        content = tuple(kept)
+            beside = [file for file in found.content if not file.is_relative_to(folder)]
+            return replace(found, content=tuple(dict.fromkeys((mar.model, *code, *beside))))
+        content = tuple(file for file in found.content if file not in (handler, folder / MANIFEST))
         if not content:
             raise InvalidInput(
                 f"The TorchServe archive '{self._archive.name}' holds no model, only code.",

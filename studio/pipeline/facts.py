@@ -11,7 +11,7 @@ from pathlib import Path
 from studio.core.errors import InvalidInput, Refused
 from studio.core.preprocessing import Preprocessing
 from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
-from studio.formats.base import ArrivalFiles, Case, Converted, Feed
+from studio.formats.base import Case, Converted, Feed
 from studio.formats.onnx_files import parse
 from studio.formats.onnx_names import rename_outputs
 from studio.formats.settings_file import ModelSettings
@@ -242,8 +242,8 @@ class _Facts:
 # -- files that serving needs
 
 
-def assets(settings: ModelSettings, files: ArrivalFiles, out: Path) -> tuple[Path, ...]:
-    """Copies of the tokenizers that the settings name, in `out`, under these names.
+def assets(settings: ModelSettings, files: Sequence[Path], stem: str, out: Path) -> tuple[Path, ...]:
+    """Copies of the tokenizers that the settings name, in `out`, under these names. `files`: all that came.
 
     Raises InvalidInput when one did not come with the model, or is none.
     """
@@ -251,15 +251,15 @@ def assets(settings: ModelSettings, files: ArrivalFiles, out: Path) -> tuple[Pat
     for name, facts in settings.preprocessing.items():
         if facts.tokenizer and facts.tokenizer not in found:
             place = settings.place("preprocessing", name, "tokenizer")
-            source = _beside(facts.tokenizer, files, place)
+            source = _beside(facts.tokenizer, files, stem, place)
             _check_tokenizer(source, place)
             out.mkdir(exist_ok=True)
             found[facts.tokenizer] = Path(shutil.copyfile(source, out / facts.tokenizer))
     return tuple(found.values())
 
 
-def _beside(name: str, files: ArrivalFiles, place: str) -> Path:
-    same = [file for file in files.content if file.name in (name, f"{files.stem}.{name}")]
+def _beside(name: str, files: Sequence[Path], stem: str, place: str) -> Path:
+    same = [file for file in files if file.name in (name, f"{stem}.{name}")]
     if len(same) == 1:
         return same[0]
     if same:
@@ -268,8 +268,8 @@ def _beside(name: str, files: ArrivalFiles, place: str) -> Path:
         )
     raise InvalidInput(
         f"{place}: there is no file '{name}' with this model.",
-        f"What came: {', '.join(file.name for file in files.content[:6])}.",
-        f"Drop it as {files.stem}.{name} beside the model, or in a folder or archive with it.",
+        f"What came: {', '.join(file.name for file in files[:6])}.",
+        f"Drop it as {stem}.{name} beside the model, or in a folder or archive with it.",
     )
 
 

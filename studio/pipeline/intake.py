@@ -95,7 +95,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     )
     labels_found, label_notes = facts.class_labels(settings, (found.class_labels, converted.class_labels), signature)
     preprocessing = facts.preprocessing(settings, signature)
-    assets = facts.assets(settings, files, out / "assets")
+    assets = facts.assets(settings, found.around, files.stem, out / "assets")
     samples = save_samples(out / "samples.npz", inputs, labels)
     example = save_example(out / "example.json", signature, inputs)
     graph = _graph(converted)

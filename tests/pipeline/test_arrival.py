@@ -138,7 +138,7 @@ def test_several_archives_are_named(tmp_path: Path) -> None:
 
 def test_documents_and_programs_are_not_searched_for_models(tmp_path: Path) -> None:
     for name in ("[Content_Types].xml", "META-INF/MANIFEST.MF"):
-        with pytest.raises(Refused, match="document|program"):
+        with pytest.raises(Refused, match=r"document|program"):
             opened(tmp_path, zipped(tmp_path / "net.zip", {name: b"x", "net.onnx": MODEL}))
         (tmp_path / "scratch").rmdir()
 
@@ -210,3 +210,4 @@ def test_code_that_weights_need_comes_along_and_the_handler_does_not(tmp_path: P
     manifest = {"model": {"serializedFile": "net.onnx", "modelFile": "net_class.py", "handler": "evil.py"}}
     found = opened(tmp_path, mar(tmp_path, manifest, **{"net_class.py": b"", "layers.py": b"", "vocab.txt": b""}))
     assert sorted(file.name for file in found.files.content) == ["layers.py", "net.onnx", "net_class.py"]
+    assert "vocab.txt" in {file.name for file in found.around}

@@ -209,7 +209,7 @@ def test_a_tokenizer_that_is_none_is_told(tmp_path: Path, files: dict[str, bytes
         (tmp_path / "in" / name).write_bytes(data)
     said = parse_settings("[preprocessing.x]\nkind = 'text'\ntokenizer = 't.json'", "m.toml")
     with pytest.raises(InvalidInput) as caught:
-        facts.assets(said, ArrivalFiles.of((tmp_path / "in",), "m"), tmp_path / "out")
+        facts.assets(said, ArrivalFiles.of((tmp_path / "in",)).content, "m", tmp_path / "out")
     assert "m.toml, line 3: " in caught.value.what
     assert words in caught.value.what
 
