@@ -52,7 +52,8 @@ def overview(detail: VersionDetail, now: float) -> Content:
     parts += _line("aliases", ", ".join(row.aliases) or text.NONE)
     parts += _line("created", text.ago(row.created, now), (f"  {row.created}", "$muted"))
     parts += _line("format", row.format)
-    parts += _line("size", text.size(row.size), f"   {manifest.graph.parameters:,} parameters")
+    parameters = f"   {manifest.graph.parameters:,} parameters" if manifest.graph.opset else ""
+    parts += _line("size", text.size(row.size), parameters)
     parts += _line("p50", f"{text.ms(row.p50)} ms", ("  batch 1, reference variant", "$muted"))
     if row.accuracy is not None:
         parts += _line("accuracy", text.share(row.accuracy), (f"  on {manifest.samples.count} labelled rows", "$muted"))
@@ -220,16 +221,19 @@ def graph(detail: VersionDetail, width: int, open_key: str) -> Content:
     """The operators of the reference graph as a histogram."""
     graph = detail.manifest.graph
     operators = sorted(graph.operators.items(), key=lambda item: (-item[1], item[0]))
-    parts: list[Part] = [
-        (f"{sum(graph.operators.values())} nodes", "bold"),
-        f"  {graph.parameters:,} parameters  opset {graph.opset}  IR {graph.ir_version}\n",
+    opening: list[Part] = [
         ("Press ", "$muted"),
         (open_key, "$accent bold"),
         (" to see it drawn in the browser.\n\n", "$muted"),
     ]
     if not operators:
         why = detail.manifest.serve_only or "The file does not tell them."
-        return Content.assemble(*parts, f"No operators are known. {why}")
+        return Content.assemble(*opening, f"No operators are known. {why}")
+    parts: list[Part] = [
+        (f"{sum(graph.operators.values())} nodes", "bold"),
+        f"  {graph.parameters:,} parameters  opset {graph.opset}  IR {graph.ir_version}\n",
+        *opening,
+    ]
     name = min(24, max(len(key) for key, _ in operators))
     most = operators[0][1]
     room = max(4, width - name - 8)
