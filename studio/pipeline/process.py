@@ -260,17 +260,23 @@ def _real(path: Path) -> Path:
 
 
 async def start_worker(
-    settings: WorkerSettings, scratch: Path, log_path: Path, preload: Preload | None = None, threads: int = 1
+    settings: WorkerSettings,
+    scratch: Path,
+    log_path: Path,
+    preload: Preload | None = None,
+    threads: int = 1,
+    python: Path | None = None,
 ) -> Worker:
     """Spawn a worker that waits for its task. `scratch` must exist; it is all that the worker can write to.
 
-    What it prints is appended to `log_path`. Whoever starts it must `close` it. Raises StepFailed.
+    What it prints is appended to `log_path`. `python`: the interpreter of a converter environment. Whoever starts it
+    must `close` it. Raises StepFailed.
     """
     scratch = _real(scratch)
     read_end, write_end = os.pipe()
     limits = Limits(settings.memory_bytes, settings.file_bytes, settings.cpu_seconds)
     command = [
-        *(sys.executable, "-P", "-m", "studio.pipeline.worker", "--result-fd", str(write_end)),
+        *(str(python or sys.executable), "-P", "-m", "studio.pipeline.worker", "--result-fd", str(write_end)),
         *("--scratch", str(scratch), "--parent", str(os.getpid()), "--limits", codec.encode(limits).decode()),
         *(("--preload", preload) if preload else ()),
     ]
@@ -303,10 +309,15 @@ async def start_worker(
 
 @asynccontextmanager
 async def spawn_worker(
-    settings: WorkerSettings, scratch: Path, log_path: Path, preload: Preload | None = None, threads: int = 1
+    settings: WorkerSettings,
+    scratch: Path,
+    log_path: Path,
+    preload: Preload | None = None,
+    threads: int = 1,
+    python: Path | None = None,
 ) -> AsyncIterator[Worker]:
     """`start_worker` for one block; the worker and its children are gone when the block ends."""
-    worker = await start_worker(settings, scratch, log_path, preload, threads)
+    worker = await start_worker(settings, scratch, log_path, preload, threads, python)
     try:
         yield worker
     finally:
