@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from studio.inbox.groups import Listing, Skipped, Stamp, is_ignored
 
 MAX_FOLDER_FILES = 10_000
 MAX_DEPTH = 16
+# Codes for terminals, ends of lines, marks that turn text around, and bytes that are no text: none of them could be
+# told of a job, and some would change what is read.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def list_inbox(folder: Path) -> Listing:
@@ -65,6 +69,9 @@ def _walk(folder: Path, name: str, depth: int, found: list[Stamp], skipped: list
 
 
 def _look(entry: os.DirEntry[str], name: str, skipped: list[Skipped]) -> tuple[str, Stamp | None]:
+    if _UNSHOWN.search(entry.name):
+        skipped.append(Skipped(_UNSHOWN.sub("�", name), "Its name holds codes that can not be shown. Rename it."))
+        return "", None
     try:
         seen = entry.stat(follow_symlinks=False)
     except OSError:
