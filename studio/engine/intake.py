@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from studio.core.errors import Conflict, StudioError, Unavailable
 from studio.core.manifest import FileRef, Samples, Source, VersionManifest
@@ -170,7 +172,7 @@ class Intake:
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
             try:
-                with source.open("rb") as reading, target.open("wb") as writing:
+                with _plain(source) as reading, target.open("wb") as writing:
                     while chunk := reading.read(CHUNK):
                         digest.update(chunk)
                         writing.write(chunk)
@@ -237,6 +239,31 @@ class Intake:
             jobs.step(key, step, "done" if progress is not None and progress >= 1 else "running", detail, progress)
 
         return tell
+
+
+def _plain(path: Path) -> BinaryIO:
+    """A file opened for reading. Raises Conflict for a link, a pipe or a device that has taken its place: reading one
+    of those could wait for ever, never end, or lead out of the inbox.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise _replaced(path) from error
+        raise
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise _replaced(path)
+    return file
+
+
+def _replaced(path: Path) -> Conflict:
+    return Conflict(
+        f"{path.name} is no plain file any more.",
+        "A link, a pipe or a device has taken its place since it had settled.",
+        "Drop the model file itself.",
+    )
 
 
 def show_log(log: Path, shown: Path) -> None:
