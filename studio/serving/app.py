@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import studio
 from studio.core.errors import Denied, InvalidInput, StudioError
-from studio.serving import metrics
+from studio.serving import metrics, pages
 from studio.serving.http import (
     Connection,
     Disconnected,
@@ -41,6 +41,8 @@ PROTOCOLS: dict[str, Handler] = {
     openai.PREFIX: openai.handle,
     ollama.PREFIX: ollama.handle,
     predict.PREFIX: predict.handle,
+    pages.DOCS: pages.handle,
+    pages.OPENAPI: pages.handle,
 }
 """First segment of the path -> who answers. One line a protocol."""
 DIRECT = {b"/infer": oip.direct, b":predict": tfs.direct}

@@ -22,7 +22,8 @@ import orjson
 from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
-from studio.serving.http import Request, Response, unpacked
+from studio.serving import openapi
+from studio.serving.http import Request, Response, json_response, unpacked
 from studio.serving.images import decoded, is_image
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import tables
@@ -64,7 +65,7 @@ class Predict(Exchange):
 
 
 async def handle(service: Service, request: Request) -> Response:
-    """Answer POST /predict/{reference}. Raises StudioError."""
+    """Answer POST /predict/{reference}, and GET with an example of a body. Raises StudioError."""
     match request.segments[1:]:
         case (reference,):
             version = ""
@@ -72,8 +73,10 @@ async def handle(service: Service, request: Request) -> Response:
             pass
         case _:
             raise UnknownPath
+    if request.method == "GET":
+        return json_response(openapi.example(service.router.resolve(reference, version)))
     if request.method != "POST":
-        raise MethodNotAllowed("POST")
+        raise MethodNotAllowed("GET, POST")
     target: Target | None = None
     try:
         target = service.router.resolve(reference, version)
@@ -139,14 +142,8 @@ def _names(target: Target) -> str:
     return ", ".join(f"'{spec.name}'" for spec in target.signature.inputs)
 
 
-def _main_inputs(target: Target) -> list[TensorSpec]:
-    """The inputs that a caller gives: not those that a text fills besides its own."""
-    filled = {name for how in target.preprocessing.values() for name in (how.attention_mask, how.token_types)}
-    return [spec for spec in target.signature.inputs if spec.name not in filled]
-
-
 def _only(target: Target, what: str) -> TensorSpec:
-    specs = _main_inputs(target)
+    specs = openapi.given(target)
     if len(specs) != 1:
         raise InvalidInput(
             f"'{target.model}' takes {len(specs)} inputs, so {what} alone does not say which it is for.",
@@ -170,7 +167,7 @@ def _from_json(value: Any, target: Target) -> Sample:
 
 def _by_name(value: dict[str, Any], target: Target) -> dict[str, Any]:
     """Values by input name; the columns of a table may come by their own names."""
-    specs = _main_inputs(target)
+    specs = openapi.given(target)
     names = {spec.name for spec in specs}
     if value.keys() == names:
         return value
@@ -191,7 +188,7 @@ def _from_values(values: dict[str, Any], target: Target, rows: int = 0) -> Sampl
     """Tensors of values by input name; `rows` where each value is a list of so many samples."""
     sample = Sample()
     alone: set[bool] = set()
-    for spec in _main_inputs(target):
+    for spec in openapi.given(target):
         if spec.name not in values:
             raise InvalidInput(f"There is nothing for the input '{spec.name}'.", "", f"Send: {_names(target)}.")
         arrays, single = _tensors(values[spec.name], spec, target, rows)
@@ -286,7 +283,7 @@ def _from_text(text: str, target: Target) -> Sample:
 
 
 def _from_table(body: bytes, target: Target) -> Sample:
-    values, rows = tables.read(_utf8(body), target, _main_inputs(target))
+    values, rows = tables.read(_utf8(body), target, openapi.given(target))
     sample = _from_values(values, target, rows=rows if len(values) > 1 else 0)
     sample.single = rows == 1
     return sample
@@ -307,8 +304,8 @@ def _parts(body: bytes, content_type: str, target: Target) -> dict[str, Any]:
         if not isinstance(name, str) or not isinstance(content, bytes):
             raise InvalidInput("A part of the form has no name.")
         values[name] = _part(content)
-    if len(values) == 1 and len(_main_inputs(target)) == 1:
-        return {_main_inputs(target)[0].name: next(iter(values.values()))}
+    if len(values) == 1 and len(openapi.given(target)) == 1:
+        return {openapi.given(target)[0].name: next(iter(values.values()))}
     return values
 
 

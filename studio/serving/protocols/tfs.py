@@ -109,6 +109,11 @@ def direct(service: Service, path: bytes) -> tuple[type[Exchange], Target, Loade
     return (Predict, target, model) if model is not None else None
 
 
+def is_verb(part: str) -> bool:
+    """Whether the last part of a path asks for something to be run."""
+    return part.rpartition(":")[2].lower() in (*_VERBS, "explain")
+
+
 async def infer(service: Service, request: Request, parts: list[str]) -> Response:
     """POST /v1/models/M[/versions/V|/labels/L]:verb. Raises StudioError."""
     if request.method != "POST":

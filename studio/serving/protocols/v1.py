@@ -23,7 +23,7 @@ async def handle(service: Service, request: Request) -> Response:
             _only_get(request)
             return json_response(listing(service))
         case (models, *parts) if models.lower() == "models":
-            if ":" in parts[-1] and request.method == "POST":
+            if ":" in parts[-1] and (request.method == "POST" or tfs.is_verb(parts[-1])):
                 return await tfs.infer(service, request, parts)
             _only_get(request)
             routes, _, document = tfs.about(service, request, parts)

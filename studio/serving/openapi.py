@@ -1,0 +1,265 @@
+"""The OpenAPI 3.1 document of the endpoint, made from the signatures of what is served now, and examples of requests.
+
+Source: OpenAPI Specification 3.1.0; schemas are JSON Schema 2020-12.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import studio
+from studio.core.routing import ModelRoutes, Target
+from studio.core.tensors import DATATYPES, TensorSpec
+from studio.serving.service import Service
+
+Json = dict[str, Any]
+_FLOATS = ("FP16", "BF16", "FP32", "FP64")
+_ERRORS = {
+    "400": "The request is not what the model takes; the answer says what is wrong",
+    "403": "The request comes from another site, or names another host",
+    "404": "There is no such model or version",
+    "408": "The request came in too slowly",
+    "413": "The request is larger than the server takes",
+    "422": "The model is not set up for this kind of input",
+    "500": "The model failed on these inputs",
+    "501": "The server does not offer this",
+    "503": "The server is busy, or the model can not be loaded; see Retry-After",
+}
+
+
+def document(service: Service) -> Json:
+    """The whole document."""
+    paths: Json = {**_common()}
+    for routes in service.router.table.models.values():
+        target = routes.resolve("")
+        if target is not None:
+            paths |= _paths(routes, target)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Studio", "version": studio.__version__, "description": "Models served by Studio."},
+        "paths": paths,
+        "components": {
+            "schemas": {
+                "Error": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {"error": {"description": "What happened, why, and what to do"}},
+                }
+            }
+        },
+    }
+
+
+def _errors() -> Json:
+    schema = {"schema": {"$ref": "#/components/schemas/Error"}}
+    return {code: {"description": words, "content": {"application/json": schema}} for code, words in _ERRORS.items()}
+
+
+def _answered(words: str, schema: Json, kind: str = "application/json") -> Json:
+    return {"200": {"description": words, "content": {kind: {"schema": schema}}}, **_errors()}
+
+
+def _get(summary: str, tag: str, schema: Json | None = None, kind: str = "application/json") -> Json:
+    return {
+        "get": {"summary": summary, "tags": [tag], "responses": _answered("OK", schema or {"type": "object"}, kind)}
+    }
+
+
+def _common() -> Json:
+    return {
+        "/": _get("What answers here", "server"),
+        "/metrics": _get("Figures for Prometheus", "server", {"type": "string"}, "text/plain; version=0.0.4"),
+        "/openapi.json": _get("This document", "server"),
+        "/v2": _get("The server, for clients of the Open Inference Protocol", "v2"),
+        "/v2/health/live": _get("Whether it is alive", "v2"),
+        "/v2/health/ready": _get("Whether it takes requests", "v2"),
+        "/v2/models": _get("Names of all models", "v2"),
+        "/v2/models/stats": _get("Statistics of all models", "v2"),
+        "/v1/models": _get("All models, as KServe and OpenAI list them", "v1"),
+    }
+
+
+def _paths(routes: ModelRoutes, target: Target) -> Json:
+    name, signature = target.model, target.signature
+    aliases = ", ".join(f"{name}:{alias}" for alias in routes.aliases)
+    about = f"Also as {aliases}." if aliases else ""
+    inputs = list(signature.inputs)
+    paths: Json = {
+        f"/predict/{name}": {
+            "get": {
+                "summary": f"An example of what {name} takes",
+                "tags": [name],
+                "responses": _answered("A body for POST", {}),
+            },
+            "post": {
+                "summary": f"Ask {name}",
+                "description": about,
+                "tags": [name],
+                "requestBody": {"required": True, "content": _contents(target)},
+                "responses": _answered("The answer, by output name", _prediction(target)),
+            },
+        },
+        f"/v2/models/{name}": _get(f"What {name} takes and gives", "v2"),
+        f"/v2/models/{name}/ready": _get(f"Whether {name} can be asked", "v2"),
+        f"/v2/models/{name}/config": _get(f"Configuration of {name}, as Triton tells it", "v2"),
+        f"/v2/models/{name}/stats": _get(f"Statistics of {name}", "v2"),
+        f"/v2/models/{name}/infer": {
+            "post": {
+                "summary": f"Ask {name}, Open Inference Protocol",
+                "description": about,
+                "tags": ["v2"],
+                "requestBody": {"required": True, "content": {"application/json": {"schema": _oip(inputs)}}},
+                "responses": _answered("The outputs", {"type": "object", "required": ["outputs"]}),
+            }
+        },
+        f"/v1/models/{name}": _get(f"Versions of {name}, as TensorFlow Serving tells them", "v1"),
+        f"/v1/models/{name}/metadata": _get(f"Signature of {name}, as TensorFlow Serving tells it", "v1"),
+        f"/v1/models/{name}:predict": {
+            "post": {
+                "summary": f"Ask {name}, TensorFlow Serving",
+                "tags": ["v1"],
+                "requestBody": {"required": True, "content": {"application/json": {"schema": _tfs(inputs)}}},
+                "responses": _answered("Predictions by row, or outputs by column", {"type": "object"}),
+            }
+        },
+    }
+    if any(how.kind == "text" for how in target.preprocessing.values()):
+        paths["/openai/v1/embeddings"] = _embeddings()
+    return paths
+
+
+def _embeddings() -> Json:
+    texts = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    schema = {
+        "type": "object",
+        "required": ["model", "input"],
+        "properties": {"model": {"type": "string"}, "input": texts},
+    }
+    return {
+        "post": {
+            "summary": "Embed text, as OpenAI does",
+            "tags": ["openai"],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "responses": _answered("A vector for each text", {"type": "object", "required": ["data"]}),
+        }
+    }
+
+
+def _contents(target: Target) -> Json:
+    contents: Json = {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": [spec.name for spec in given(target)],
+                "properties": {spec.name: _value(spec, target) for spec in given(target)},
+                "additionalProperties": False,
+            }
+        }
+    }
+    kinds = {how.kind for how in target.preprocessing.values()}
+    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    if "image" in kinds:
+        contents |= {"image/png": binary, "image/jpeg": binary}
+    if "text" in kinds:
+        contents["text/plain"] = {"schema": {"type": "string", "minLength": 1}}
+    return contents
+
+
+def given(target: Target) -> list[TensorSpec]:
+    """The inputs that a caller gives: not those that a text fills besides its own."""
+    filled = {name for how in target.preprocessing.values() for name in (how.attention_mask, how.token_types)}
+    return [spec for spec in target.signature.inputs if spec.name not in filled]
+
+
+def _value(spec: TensorSpec, target: Target) -> Json:
+    how = target.preprocessing.get(spec.name)
+    if how is not None and how.kind == "text":
+        return {"type": "string", "description": "A text, or a list of texts"}
+    if how is not None and how.kind == "image":
+        return {"type": "string", "description": "An image in base64, or its numbers"}
+    return _nested(spec.shape, spec.datatype)
+
+
+def _scalar(datatype: str) -> Json:
+    if datatype == "BYTES":
+        return {"type": "string"}
+    if datatype == "BOOL":
+        return {"type": "boolean"}
+    if datatype in _FLOATS:
+        return {"type": "number", "minimum": -3e4, "maximum": 3e4}
+    limits = np.iinfo(DATATYPES[datatype][0])
+    return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+
+
+def _nested(shape: tuple[int | str, ...], datatype: str) -> Json:
+    schema = _scalar(datatype)
+    for size in reversed(shape):
+        schema = {"type": "array", "items": schema, "minItems": 1}
+        if isinstance(size, int):
+            schema |= {"minItems": size, "maxItems": size}
+    return schema
+
+
+def _prediction(target: Target) -> Json:
+    outputs = {spec.name: {"description": spec.describe()} for spec in target.signature.outputs}
+    return {
+        "type": "object",
+        "required": ["model", "version", "variant", "outputs"],
+        "properties": {
+            "model": {"type": "string"},
+            "version": {"type": "integer"},
+            "variant": {"type": "string"},
+            "label": {"type": "string"},
+            "outputs": {"type": "object", "properties": outputs},
+        },
+    }
+
+
+def _oip(specs: list[TensorSpec]) -> Json:
+    tensor = {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"enum": [spec.name for spec in specs]},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+            "datatype": {"enum": sorted({spec.datatype for spec in specs})},
+            "data": {"type": "array"},
+        },
+    }
+    inputs = {"type": "array", "items": tensor, "minItems": len(specs)}
+    return {"type": "object", "required": ["inputs"], "properties": {"inputs": inputs}}
+
+
+def _tfs(specs: list[TensorSpec]) -> Json:
+    return {
+        "type": "object",
+        "required": ["instances"],
+        "properties": {"instances": {"type": "array", "minItems": 1, "items": _row(specs)}},
+    }
+
+
+def _row(specs: list[TensorSpec]) -> Json:
+    if len(specs) == 1:
+        return _nested(specs[0].shape[1:], specs[0].datatype)
+    names = [spec.name for spec in specs]
+    values = {spec.name: _nested(spec.shape[1:], spec.datatype) for spec in specs}
+    return {"type": "object", "required": names, "properties": values, "additionalProperties": False}
+
+
+def example(target: Target) -> Json:
+    """A body for POST /predict: one row of every input, zeros where nothing better is known."""
+    return {spec.name: _example(spec, target) for spec in given(target)}
+
+
+def _example(spec: TensorSpec, target: Target) -> Any:
+    how = target.preprocessing.get(spec.name)
+    if how is not None and how.kind == "text":
+        return "The cat sat on the mat."
+    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+    if spec.datatype == "BYTES":
+        return np.full(shape, "text", dtype=object).tolist()
+    if spec.datatype == "BOOL":
+        return np.zeros(shape, bool).tolist()
+    return np.zeros(shape, float if spec.datatype in _FLOATS else int).tolist()
