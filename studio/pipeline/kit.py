@@ -114,12 +114,13 @@ class WorkKit:
         if self.loaded is not None:
             return {}
         ranges: Ranges = self._attempt.ranges if self._attempt else self._ranges
-        given = {spec.name: ranges.get(spec.name) or usual_bounds(spec) for spec in signature.inputs}
-        return {
-            name: (float(two[0]), float(two[1]))
-            for name, two in given.items()
-            if two is not None and len(two) == 2 and all(isinstance(one, int | float) for one in two)
-        }
+        found: dict[str, tuple[float, float]] = {}
+        for spec in signature.inputs:
+            given = ranges.get(spec.name)
+            two = usual_bounds(spec) if given is None else given
+            if isinstance(two, tuple) and len(two) == 2 and all(isinstance(one, int | float) for one in two):
+                found[spec.name] = float(two[0]), float(two[1])
+        return found
 
     def inputs(self, signature: Signature) -> tuple[Feed, Array | None]:
         """All samples with their labels, or made-up rows such as the model was seen to accept."""

@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import InvalidInput, NeedsSettings, NeedsTrust, from_problem
 from studio.core.preprocessing import Preprocessing
-from studio.core.tensors import DATATYPES, TensorSpec
+from studio.core.tensors import DATATYPES, Signature, TensorSpec
 from studio.formats.settings_file import InputSettings, ModelSettings, parse_settings
 from studio.formats.settings_template import Known, template, title_of
+from studio.pipeline.kit import WorkKit
 from studio.pipeline.messages import IntakeTask, TemplateResult, TemplateTask
 from studio.pipeline.process import spawn_worker
 from tests.formats.archives import zipped
@@ -278,6 +279,21 @@ def test_a_question_is_always_a_comment(what: str, name: str) -> None:
     )
     assert parse_settings(text, "net.toml", RECIPES) == ModelSettings(title="Net")
     parse_settings(on(text), "net.toml", RECIPES)
+
+
+def test_only_bounds_that_are_two_numbers_are_written_down() -> None:
+    names = ("rows", "columns", "words", "two", "usual", "none")
+    kinds = {"words": "BYTES", "usual": "INT64"}
+    signature = Signature(tuple(TensorSpec(name, kinds.get(name, "FP32"), ("batch", 2)) for name in names), ())
+    ranges = {
+        "rows": np.ones((3, 2), np.float32),
+        "columns": (np.zeros(2), np.ones(2)),
+        "words": ("yes", "no"),
+        "two": (0.5, 2.0),
+    }
+    kit = WorkKit(None, ModelSettings(), lambda *_: None)
+    next(kit.runs(signature, ranges))
+    assert kit.bounds(signature) == {"two": (0.5, 2.0), "usual": (0.0, 9.0)}
 
 
 @pytest.mark.parametrize(
