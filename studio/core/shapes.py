@@ -17,12 +17,14 @@ def parse_shape(text: str) -> tuple[Dim, ...]:
 
     Raises InvalidInput naming what is no size.
     """
-    words = [word.strip("\"'") for word in _BETWEEN.split(text.strip().strip("[]()"))]
-    words = [word for word in words if word]
+    inner = text.strip().strip("[]()").strip()
+    words = [word for word in (part.strip("\"'") for part in _BETWEEN.split(inner)) if word]
     if words == ["scalar"]:
         return ()
     if not words:
         raise InvalidInput("The shape is missing.", fix="For example: batch, 3, 224, 224.")
+    if inner.endswith((",", "×")):
+        raise InvalidInput(f"Something is missing behind '{inner}'.", fix="For example: batch, 3, 224, 224.")
     return tuple(map(_size, words))
 
 

@@ -197,7 +197,7 @@ class Jobs:
         job = self.get(key)
         for step in job.steps:
             if step.state == "running":
-                job = job.with_step(replace(step, state="pending", started=None, progress=None))
+                job = job.with_step(Step(name=step.name))
         problem = printable_problem(replace(problem, fix=problem.fix.replace("trust JOB", f"trust {key}")))
         job = replace(job, state="waiting", problem=problem)
         self._logs.add("job", "warning", f"{job.stem} {job.standing}. {problem.sentence()}", key)

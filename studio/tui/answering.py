@@ -23,12 +23,17 @@ def answerable(job: Job) -> bool:
     )
 
 
-def answer(app: StudioApp, job: Job) -> None:
-    """Ask the user what a job asks, and pass the answer on."""
+def answer(app: StudioApp, job: Job, replaced: Callable[[Job], None]) -> None:
+    """Ask the user what a job asks, and pass the answer on. `replaced` is told of a job that another will follow."""
+    app.clear_notifications()  # none may lie over the question
     if job.asks_for("needs_trust"):
         app.push_screen(TrustDialog(job, app.keys.of("answer")), lambda said: _trust(app, job, said))
     elif answerable(job):
-        app.push_screen(InputsDialog(job, lambda inputs, taken, wrong: _describe(app, job, inputs, taken, wrong)))
+
+        def send(inputs: Sequence[TensorSpec], taken: Callable[[], None], wrong: Callable[[Problem], None]) -> None:
+            _describe(app, job, inputs, taken, wrong)
+
+        app.push_screen(InputsDialog(job, send), lambda said: replaced(job) if said else None)
 
 
 def _trust(app: StudioApp, job: Job, said: str | None) -> None:

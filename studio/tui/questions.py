@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from studio.tui.app import StudioApp
 
 MOST_IMPORTS = 500
+FITTING_IMPORTS = 6  # at 80 × 24 more than that are not seen at once
 FIRST_SHAPE = "batch, "
 FIRST_DATATYPE = "FP32"
 
@@ -66,7 +67,8 @@ class TrustDialog(Question):
         Binding("k,up", "scroll(-1)", show=False),
     ]
     DEFAULT_CSS = """
-    TrustDialog #files { height: auto; max-height: 14; background: $surface; margin-top: 1; }
+    TrustDialog > .box { width: 78; max-width: 100%; max-height: 100%; padding: 0 1; }
+    TrustDialog #files { height: auto; max-height: 40vh; background: $surface; margin-top: 1; }
     TrustDialog #means { margin-top: 1; }
     """
 
@@ -81,13 +83,14 @@ class TrustDialog(Question):
         few = len(files) == 1
         with Vertical(classes="box") as box:
             box.border_title = f"{job_text.ASKS} {self.job.stem} {self.job.standing}"
-            yield Static(
-                Content.assemble((problem.what if problem else "", "bold"), " ", problem.why if problem else "")
-            )
+            count = sum(len(file.imports) for file in files)
+            more = f" {count} imports and calls, ↑↓ scrolls." if count > FITTING_IMPORTS else ""
+            yield Static(Content.assemble((problem.what if problem else "", "bold"), (more, "$muted")))
             with VerticalScroll(id="files"):
-                for number, file in enumerate(files):
-                    gap = "\n" if number else ""
-                    yield Static(Content.assemble(gap, *job_text.code(file, MOST_IMPORTS)), classes="file")
+                for file in files:
+                    yield Static(Content.assemble(*job_text.code(file, MOST_IMPORTS)))
+                if problem and problem.why:
+                    yield Static(problem.why, markup=False)
             yield Static(
                 Content.assemble(
                     "Say yes only if you know where it comes from. It then runs in a worker of its own, shut in as far "
@@ -119,8 +122,9 @@ class InputsDialog(Question):
 
     DEFAULT_CSS = """
     InputsDialog #inputs { height: auto; max-height: 10; background: $surface; margin-top: 1; }
-    InputsDialog .row { height: 1; margin-bottom: 1; }
+    InputsDialog .row { height: 1; }
     InputsDialog .head { height: 1; color: $muted; }
+    InputsDialog .head .shape, InputsDialog .head .datatype { padding: 0 1; }
     InputsDialog .name { width: 16; padding-right: 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
     InputsDialog .head .name { text-style: none; }
     InputsDialog .shape { width: 1fr; margin: 0 1 0 0 !important; }

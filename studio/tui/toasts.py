@@ -14,6 +14,7 @@ from studio.tui.widgets.job_text import ASKS
 
 PROBLEM_SECONDS = 9.0
 WORDS_SECONDS = 5.0
+NEWS_SECONDS = 10.0
 
 
 class Toasts:
@@ -37,7 +38,9 @@ class Toasts:
         self._notify(words, title, "information", WORDS_SECONDS)
 
     def announce(self, job: Job, keys: Keymap) -> None:
-        """A job begins to wait for the user, who looks elsewhere."""
+        """A job begins to wait for the user, who looks elsewhere. What has waited for longer, the header tells."""
+        if time.time() - job.updated > NEWS_SECONDS:
+            return
         way = f"{keys.label('screen.inbox')} Inbox, then {keys.label('answer')} to answer."
         words = f"{job.problem.what}\n{way}" if job.problem else way
         self._notify(words, f"{ASKS} {job.stem} {job.standing}", "warning", PROBLEM_SECONDS)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from studio.core import codec
 from studio.core.comparison import Arm, Comparison, Plan, Row
-from studio.core.errors import Conflict, NotFound, Problem
+from studio.core.errors import CodeFile, Conflict, NotFound, Problem, StudioError
 from studio.core.events import Event
 from studio.core.histogram import Histogram
 from studio.core.jobs import STEPS, Job, Step
-from studio.core.journal import AliasMove, Entry
+from studio.core.journal import AliasMove, Entry, TrustedCode
 from studio.core.manifest import (
     Fidelity,
     FileRef,
@@ -40,6 +40,7 @@ from studio.core.views import (
     ModelDetail,
     ServerStatus,
     Status,
+    TrustAnswer,
     VariantRow,
     VersionDetail,
     VersionPage,
@@ -255,6 +256,15 @@ def job(
     )
 
 
+def by_hash(file: CodeFile) -> str:
+    return file.sha256
+
+
+def asking(number: int, stem: str, error: StudioError) -> Job:
+    """A job that waits for the answer to a question."""
+    return replace(job(number, "waiting", 3, stem, error.problem), format="", model="", version=None)
+
+
 FAILURE = Problem(
     code="needs_trust",
     what="This file holds a pickle, which can run code when it is loaded.",
@@ -321,6 +331,7 @@ class StubClient:
     comparison_list: list[Comparison] = field(default_factory=list)
     log_lines: list[LogLine] = field(default_factory=list)
     url: str = "http://127.0.0.1:8080"
+    refusal: StudioError | None = None
 
     def __post_init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -425,6 +436,27 @@ class StubClient:
 
     def retry_job(self, id: str) -> Job:
         return self._job(id, "queued")
+
+    def trust(self, *sha256: str) -> TrustAnswer:
+        self.calls.append(("trust", *sha256))
+        asked = [one for one in self.job_list if one.problem and one.state == "waiting"]
+        code = {file.sha256: file for one in asked for file in one.problem.code_files if file.sha256 in sha256}
+        on = [
+            one for one in asked if one.problem.code_files and set(map(by_hash, one.problem.code_files)) <= set(sha256)
+        ]
+        return TrustAnswer(
+            code=tuple(
+                TrustedCode(sha256=key, name=file.name, imports="", actor="tui", at="2026-11-21T04:10:00Z")
+                for key, file in code.items()
+            ),
+            jobs=tuple(self._job(one.id, "queued") for one in on),
+        )
+
+    def describe_inputs(self, id: str, inputs: Sequence[TensorSpec]) -> str:
+        self.calls.append(("describe_inputs", id, tuple(inputs)))
+        if self.refusal:
+            raise self.refusal
+        return "/ws/inbox/net.toml"
 
     def add(self, path: str) -> tuple[str, ...]:
         """The model file of a sample becomes a version at once, as a job that has registered it."""

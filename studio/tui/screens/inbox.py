@@ -38,6 +38,10 @@ class InboxView(View):
     PANES = ("inbox-list", "inbox-detail")
     TOPICS = (messages.JobsChanged, messages.ClockTicked, messages.StatusChanged)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._replaced: Job | None = None
+
     def compose(self) -> ComposeResult:
         with Vertical(classes="panes stacked"):
             with Vertical(id="inbox-list", classes="pane"):
@@ -69,6 +73,7 @@ class InboxView(View):
         table.fill([(job.id, job_text.cells(job, now)) for job in jobs])
         if newest and jobs:
             table.choose(jobs[0].id)
+        self._follow_replacement()
         pane = self.query_one("#inbox-list")
         active = len(self.state.active_jobs())
         pane.border_title = "Inbox" + (f"  filter: {self.filter}" if self.filter else "")
@@ -86,6 +91,19 @@ class InboxView(View):
         self.query_one("#inbox-detail").display = empty is None
         self.set_class(empty is not None, "alone")
         self._words()
+
+    def await_replacement(self, job: Job) -> None:
+        """The answer to this job makes a new one of the same stem: the cursor goes with it."""
+        self._replaced = job
+        self._follow_replacement()
+
+    def _follow_replacement(self) -> None:
+        old = self._replaced
+        new = next((job for job in self.state.jobs.values() if old and job.stem == old.stem), None)
+        if old is not None and new is not None and new.created > old.created:
+            if self.query_one("#jobs", Table).chosen == old.id:
+                self.query_one("#jobs", Table).choose(new.id)
+            self._replaced = None
 
     def _empty_words(self) -> Content:
         app, status = self.studio, self.state.status
@@ -180,7 +198,7 @@ class InboxView(View):
     def _answer(self) -> None:
         job = self.chosen
         if job is not None:
-            answer(self.studio, job)
+            answer(self.studio, job, self.await_replacement)
 
     def _retry(self) -> None:
         self._change("retry")

@@ -46,8 +46,10 @@ class Keys:
 
 def elapsed(job: Job, now: float) -> float:
     """Seconds from the arrival to its end, or until now; the time that it waits for the user does not count."""
+    if job.state == "waiting":
+        return max(0.0, job.updated - job.created)
     ends = [step.ended for step in job.steps if step.ended is not None]
-    return max(0.0, (max(ends, default=job.updated or job.created) if job.resting else now) - job.created)
+    return max(0.0, (max(ends, default=job.updated or job.created) if job.finished else now) - job.created)
 
 
 def asking_step(job: Job) -> Step | None:
@@ -126,7 +128,7 @@ def question(job: Job, keys: Keys) -> list[Part]:
     if problem.why:
         parts += [("  why     ", "$muted"), problem.why + "\n"]
     for file in problem.code_files:
-        parts += code(file, FEW_IMPORTS)
+        parts += code(file, FEW_IMPORTS, "  ")
     for name in problem.missing_inputs:
         parts += [("  input   ", "$muted"), (f"{name}\n", "bold")]
     parts += ["          ", (keys.answer, "$accent bold"), " answers it, ", (keys.cancel, "$accent bold")]
@@ -134,11 +136,11 @@ def question(job: Job, keys: Keys) -> list[Part]:
     return parts
 
 
-def code(file: CodeFile, most: int) -> list[Part]:
+def code(file: CodeFile, most: int, indent: str = "") -> list[Part]:
     """A file that runs code: its name, its hash, and at most `most` of what it would import or call."""
-    parts: list[Part] = [("  file    ", "$muted"), (f"{file.name}\n", "bold")]
-    parts += [("  sha256  ", "$muted"), f"{file.sha256}\n"]
-    label = "  runs    "
+    parts: list[Part] = [(f"{indent}file    ", "$muted"), (f"{file.name}\n", "bold")]
+    parts += [(f"{indent}sha256  ", "$muted"), f"{file.sha256}\n"]
+    label = f"{indent}runs    "
     for name in file.imports[:most] or ("code of its own",):
         parts += [(label, "$muted"), f"{name}\n"]
         label = " " * len(label)
@@ -156,8 +158,11 @@ def steps(job: Job, now: float, keys: Keys) -> Content:
         parts += question(job, keys)
     elif problem is not None:
         step = job.current
-        where = f" at step '{step.name}'" if step else ""
-        parts += [(f"✗ {problem.what}", "$error bold"), (where + "\n", "$muted")]
+        if job.state == "cancelled":
+            parts += [(f"– {problem.what}\n", "bold")]
+        else:
+            where = f" at step '{step.name}'" if step else ""
+            parts += [(f"✗ {problem.what}", "$error bold"), (where + "\n", "$muted")]
         if problem.why:
             parts += [("  why  ", "$muted"), problem.why + "\n"]
         if problem.fix:
