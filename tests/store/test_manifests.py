@@ -11,6 +11,7 @@ import pytest
 
 from studio.core.errors import Conflict, InvalidInput, NotFound, Problem, StudioError
 from studio.core.manifest import FileRef, VariantManifest, VersionManifest
+from studio.core.settings import GateSettings
 from studio.store.manifests import ManifestName, files_of
 from studio.store.store import Store
 from studio.store.workspace import Workspace
@@ -49,7 +50,7 @@ def places_of_files(kind: Any, path: str = "") -> set[str]:
 
 
 def test_every_file_that_a_manifest_can_name_is_kept(store: Store) -> None:
-    files = {name: store.blobs.put_bytes(name.encode(), name) for name in "abcde"}
+    files = {name: store.blobs.put_bytes(name.encode(), name) for name in "abcdef"}
     plain = version(store.blobs)
     full = replace(
         plain,
@@ -57,16 +58,24 @@ def test_every_file_that_a_manifest_can_name_is_kept(store: Store) -> None:
         graph=replace(plain.graph, file=files["b"], weights=(files["c"],)),
         samples=replace(plain.samples, file=files["d"]),
         example=files["e"],
+        assets=(files["f"],),
     )
-    assert {file.name for file in files_of(full)} == set("abcde")
+    assert {file.name for file in files_of(full)} == set("abcdef")
     # A new place for a file fails here until `files_of` knows it: else a purge would take a blob that is needed.
     assert places_of_files(VersionManifest) == {
-        ".source.files", ".graph.file", ".graph.weights", ".samples.file", ".example"
+        ".source.files", ".graph.file", ".graph.weights", ".samples.file", ".example", ".assets"
     }  # fmt: skip
     assert places_of_files(VariantManifest) == {".graph.file", ".graph.weights"}
     store.manifests.write_version(full)
     store.collect(min_age_seconds=-1)
     assert {file.sha256 for file in files.values()} == store.blobs.hashes()
+
+
+def test_thresholds_of_a_version_stand_over_the_workspaces_and_unknown_ones_are_left_out(store: Store) -> None:
+    manifest = replace(version(store.blobs), gates={"min_gain": 0.5, "of_a_later_studio": 1.0})
+    store.manifests.write_version(manifest)
+    workspace = GateSettings(min_cosine=0.5)
+    assert store.manifests.read_version("digits", 1).gates_over(workspace) == replace(workspace, min_gain=0.5)
 
 
 def test_nothing_is_overwritten(store: Store) -> None:
