@@ -30,7 +30,7 @@ from studio.serving.http import (
     respond,
 )
 from studio.serving.problems import MethodNotAllowed, UnknownPath
-from studio.serving.protocols import oip, ollama, openai, predict, tfs, v1
+from studio.serving.protocols import oip, ollama, openai, predict, tfs, torchserve, v1
 from studio.serving.service import Service
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
@@ -41,6 +41,9 @@ PROTOCOLS: dict[str, Handler] = {
     openai.PREFIX: openai.handle,
     ollama.PREFIX: ollama.handle,
     predict.PREFIX: predict.handle,
+    torchserve.PING: torchserve.handle,
+    torchserve.PREDICTIONS: torchserve.handle,
+    torchserve.MODELS: torchserve.handle,
     pages.DOCS: pages.handle,
     pages.OPENAPI: pages.handle,
 }
@@ -69,7 +72,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
             segments = split_path(scope["raw_path"])
             body = await read_body(receive, headers, limit)
             connection = scope.get("studio.connection") or Connection()
-            request = Request(scope["method"], segments, headers, body, connection, started_ns)
+            request = Request(scope["method"], segments, headers, body, connection, started_ns, scope["query_string"])
             response = await packed(await _answer(service, request), headers)
         except StudioError as error:
             response = error_response(error)

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -51,6 +52,12 @@ class Request:
     body: Body
     connection: Connection
     started_ns: int
+    query_string: bytes = b""
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What stands behind the '?', decoded; of a name that comes twice the last."""
+        return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=64))
 
 
 _ECHOED = (b"x-request-id", b"traceparent", b"tracestate")

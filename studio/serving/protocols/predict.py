@@ -84,7 +84,7 @@ async def handle(service: Service, request: Request) -> Response:
         body = bytes(await unpacked(request.body, request.headers, service.settings.max_body_bytes))
         kind = request.headers.get(b"content-type", b"").decode("latin-1")
         parsing = time.perf_counter_ns()
-        sample = await _read(body, kind, target)
+        sample = await read_off_loop(body, kind, target)
         parsing = time.perf_counter_ns() - parsing
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, request.started_ns, str(error))
@@ -98,7 +98,7 @@ async def handle(service: Service, request: Request) -> Response:
     return await answered(begin)
 
 
-async def _read(body: bytes, content_type: str, target: Target) -> Sample:
+async def read_off_loop(body: bytes, content_type: str, target: Target) -> Sample:
     """Images and texts take their time, so they are read off the event loop."""
     if target.preprocessing and len(body) > 0:
         return await asyncio.to_thread(read, body, content_type, target)
@@ -319,20 +319,25 @@ def _part(content: bytes) -> Any:
         return text
 
 
-def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
-    """The body of an answer. Raises InvalidInput for what JSON can not carry."""
-    outputs: dict[str, Any] = {}
+def outputs(target: Target, arrays: list[Array], single: bool) -> dict[str, Any]:
+    """The outputs by name, without their batch where the sample came without one."""
+    shown: dict[str, Any] = {}
     for spec, array in zip(target.signature.outputs, arrays, strict=True):
         if spec.datatype == "BF16":
             array = array.astype(np.float32)
-        one = single and array.ndim > 0 and array.shape[0] == 1 and spec.shape and isinstance(spec.shape[0], str)
-        shown = array[0] if one else array
-        outputs[spec.name] = _strings(shown) if spec.datatype == "BYTES" else np.ascontiguousarray(shown)
+        if single and array.ndim and array.shape[0] == 1 and spec.shape and isinstance(spec.shape[0], str):
+            array = array[0]
+        shown[spec.name] = _strings(array) if spec.datatype == "BYTES" else np.ascontiguousarray(array)
+    return shown
+
+
+def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
+    """The body of an answer."""
     document: dict[str, Any] = {"model": target.model, "version": target.version, "variant": target.variant}
-    rows = _labelled(target, arrays)
+    rows = labelled(target, arrays)
     if rows is not None:
         document |= rows[0] if single and len(rows) == 1 else {"predictions": rows}
-    document["outputs"] = outputs
+    document["outputs"] = outputs(target, arrays, single)
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -340,7 +345,7 @@ def _strings(array: Any) -> Any:
     return array.tolist() if isinstance(array, np.ndarray) else str(array)
 
 
-def _labelled(target: Target, arrays: list[Array]) -> list[dict[str, Any]] | None:
+def labelled(target: Target, arrays: list[Array]) -> list[dict[str, Any]] | None:
     """For each row its label and scores, where the settings name the classes and an output has one score for each."""
     labels = target.class_labels
     for spec, array in zip(target.signature.outputs, arrays, strict=True):

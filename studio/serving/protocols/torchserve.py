@@ -1,0 +1,211 @@
+"""TorchServe's inference and management API, as far as it makes sense for ONNX models.
+
+Source: TorchServe, docs/inference_api.md and management_api.md. A prediction takes what `/predict` takes, and is
+answered as the default handlers do: classes with their probabilities where labels are known, else the output itself.
+Models come in through the inbox and versions are chosen by aliases, so registering, scaling and deleting are refused
+with words.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from studio.core.errors import InvalidInput, StudioError
+from studio.core.routing import ModelRoutes, Target
+from studio.serving.http import Request, Response, error_headers, json_response, unpacked
+from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
+from studio.serving.protocols import predict
+from studio.serving.protocols.oip_documents import version_name
+from studio.serving.service import Service, answered, count_failure
+from studio.serving.sessions import Array
+
+PREDICTIONS, MODELS, PING = "predictions", "models", "ping"
+TOP = 5
+"""Classes of an answer, as TorchServe's image classifier gives them."""
+_PAGE = 100
+_TYPES = {
+    400: "BadRequestException",
+    403: "IllegalArgumentException",
+    404: "ModelNotFoundException",
+    405: "MethodNotAllowedException",
+    408: "RequestTimeoutException",
+    500: "InternalServerException",
+    501: "UnsupportedOperationException",
+    503: "ServiceUnavailableException",
+}
+
+
+class Predict(predict.Predict):
+    """One prediction, answered as a handler of TorchServe would."""
+
+    __slots__ = ()
+    protocol = "torchserve"
+
+    def format(self, arrays: list[Array]) -> Response:
+        return Response(200, answer(self.target, arrays, self.sample.single))
+
+    def error(self, error: StudioError) -> Response:
+        return failure(error)
+
+
+async def handle(service: Service, request: Request) -> Response:
+    """Answer /ping, /predictions and /models. Errors are answered in TorchServe's form."""
+    try:
+        match request.segments:
+            case ("ping",):
+                _only(request, "GET")
+                return json_response(
+                    {"status": "Healthy" if service.ready else "Unhealthy"}, 200 if service.ready else 500
+                )
+            case ("predictions", model):
+                return await _predict(service, request, model, "")
+            case ("predictions", model, version):
+                return await _predict(service, request, model, version)
+            case ("models", *rest):
+                return _manage(service, request, rest)
+        raise UnknownPath
+    except StudioError as error:
+        return failure(error)
+
+
+def failure(error: StudioError) -> Response:
+    """An error in TorchServe's form."""
+    code = error.http_status
+    document = {"code": code, "type": _TYPES.get(code, "ModelException"), "message": str(error)}
+    return json_response(document, code, error_headers(error))
+
+
+def _only(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise MethodNotAllowed(", ".join(methods))
+
+
+async def _predict(service: Service, request: Request, reference: str, version: str) -> Response:
+    _only(request, "POST", "PUT")
+    target: Target | None = None
+    try:
+        target = service.router.resolve(reference, version.removesuffix(".0"))
+        model = service.router.model(target) or await service.router.loaded_model(target)
+        body = bytes(await unpacked(request.body, request.headers, service.settings.max_body_bytes))
+        kind = request.headers.get(b"content-type", b"").decode("latin-1")
+        # `curl -T` and `-d` send their own types, whatever is in the file.
+        kind = "" if kind.startswith(("application/x-www-form-urlencoded", "application/octet-stream")) else kind
+        parsing = time.perf_counter_ns()
+        sample = await predict.read_off_loop(_unwrapped(body), kind, target)
+        parsing = time.perf_counter_ns() - parsing
+    except StudioError as error:
+        count_failure(service, target, Predict.protocol, error.http_status, request.started_ns, str(error))
+        raise
+
+    def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
+        exchange = Predict(service, target, request.connection, request.started_ns, respond, gone)
+        exchange.headers, exchange.parsing_ns = request.headers, parsing
+        exchange.start(model, sample)
+
+    return await answered(begin)
+
+
+def _unwrapped(body: bytes) -> bytes:
+    """Handlers take `{"data": …}` and `{"body": …}` for the input itself."""
+    if body[:1] != b"{" or not any(key in body[:16] for key in (b'"data"', b'"body"')):
+        return body
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+    if isinstance(value, dict) and len(value) == 1:
+        ((key, inner),) = value.items()
+        if key in ("data", "body"):
+            return orjson.dumps(inner)
+    return body
+
+
+def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
+    """The body of an answer."""
+    rows = predict.labelled(target, arrays)
+    value: Any
+    if rows is not None:
+        best = [
+            dict(sorted(next(iter(scores)).items(), key=lambda item: -item[1])[:TOP])
+            for row in rows
+            if (scores := [part for part in row.values() if isinstance(part, dict)])
+        ]
+        value = best[0] if single else best
+    else:
+        shown = predict.outputs(target, arrays, single)
+        value = next(iter(shown.values())) if len(shown) == 1 else shown
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _manage(service: Service, request: Request, rest: list[str]) -> Response:
+    match rest:
+        case []:
+            if request.method == "POST":
+                raise Unsupported("Models are not registered over this call.", "", "Drop them into the inbox.")
+            _only(request, "GET", "POST")
+            return _list(service, request)
+        case [_, _, "set-default"]:
+            raise Unsupported("What answers a name is told by its alias.", "", "Use: studio promote MODEL:VERSION.")
+        case [model] | [model, _]:
+            if request.method == "PUT":
+                raise Unsupported(
+                    "Workers are not scaled for each model.",
+                    "All models share the threads of the server.",
+                    "Set workers under [serving] in studio.toml.",
+                )
+            if request.method == "DELETE":
+                raise Unsupported("Models are not removed over this call.", "", "Use: studio archive MODEL:VERSION.")
+            _only(request, "GET", "PUT", "DELETE")
+            routes = service.router.routes(model)
+            wanted = rest[1] if len(rest) > 1 else ""
+            if wanted == "all":
+                return json_response([_about(service, target) for target in routes.targets.values()])
+            return json_response([_about(service, _one(service, routes, wanted))])
+    raise UnknownPath
+
+
+def _one(service: Service, routes: ModelRoutes, version: str) -> Target:
+    return service.router.resolve(routes.model, version.removesuffix(".0"))
+
+
+def _list(service: Service, request: Request) -> Response:
+    names = list(service.router.table.models)
+    limit = _number(request.query.get("limit", str(_PAGE)), "limit")
+    start = _number(request.query.get("next_page_token", "0"), "next_page_token")
+    shown = names[start : start + max(1, min(limit, _PAGE))]
+    document: dict[str, Any] = {"models": [{"modelName": name, "modelUrl": name} for name in shown]}
+    if start + len(shown) < len(names):
+        document["nextPageToken"] = str(start + len(shown))
+    return json_response(document)
+
+
+def _number(text: str, name: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InvalidInput(f"'{name}' must be a whole number.")
+    return int(text)
+
+
+def _about(service: Service, target: Target) -> dict[str, Any]:
+    loaded = service.router.is_loaded(target)
+    pending = service.executor.pending
+    return {
+        "modelName": target.model,
+        "modelVersion": version_name(target),
+        "modelUrl": target.model,
+        "engine": "ONNX Runtime",
+        "runtime": "python",
+        "minWorkers": 1,
+        "maxWorkers": 1,
+        "batchSize": 1,
+        "maxBatchDelay": 0,
+        "loadedAtStartup": loaded,
+        "workers": [{"id": "0", "startTime": "", "status": "READY" if loaded else "UNLOADED", "memoryUsage": 0}],
+        "jobQueueStatus": {
+            "remainingCapacity": max(0, service.settings.queue - pending),
+            "pendingRequests": pending,
+        },
+    }
