@@ -92,8 +92,9 @@ class _Folder:
     def notes(self) -> Iterator[str]:
         """What of the folder was taken and what was not."""
         if len(self.versions) > 1:
-            left = ", ".join(str(one) for one in self.versions if one != self.version)
-            yield f"The Triton folder holds versions {left} too. Version {self.version} was taken."
+            left = [str(one) for one in self.versions if one != self.version]
+            word = "version" if len(left) == 1 else "versions"
+            yield f"The Triton folder also holds {word} {', '.join(left)}. Version {self.version} was taken."
         if self.config.not_taken:
             yield f"Not taken over from {CONFIG}: {', '.join(self.config.not_taken)}."
 

@@ -30,7 +30,7 @@ async def test_a_triton_folder_becomes_a_version(
     assert content(result.graph_path) == (folder / "3" / "model.onnx").read_bytes()
     assert result.class_labels == ("cat", "dog", "hen")
     assert set(result.sources) == {str(folder / "3" / "model.onnx"), str(folder / "config.pbtxt")}
-    assert any("versions 1 too" in note for note in result.notes)
+    assert any("also holds version 1. Version 3 was taken" in note for note in result.notes)
     assert any("dynamic_batching" in note for note in result.notes)
     assert not any("differ" in note for note in result.notes)
     again, seconds = timed(lambda: take_in(folder))
