@@ -15,6 +15,7 @@ from studio.cli.commands import (
     demo,
     doctor,
     engine,
+    environments,
     init,
     logs,
     measure,
@@ -33,7 +34,10 @@ from studio.core.errors import Problem, StudioError
 from studio.core.views import ApiError
 
 COMPLETE = "_STUDIO_COMPLETE"  # set by the shell's completion script, which click wrote
-MODULES = (engine, arrivals, init, trust, models, predict, measure, aliases, removal, logs, web, doctor, demo)
+MODULES = (
+    *(engine, arrivals, init, trust, models, predict, measure, aliases, removal, logs, web),
+    *(environments, doctor, demo),
+)
 
 EPILOGUE = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {words}" for code, words in EXITS)
 

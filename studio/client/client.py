@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from studio.client.environments import EnvironmentCalls
 from studio.client.stream import listen
 from studio.client.transport import Address, Locate, Transport
 from studio.core.comparison import Comparison, Plan
@@ -87,7 +88,7 @@ def _part(text: str) -> str:
     return quote(text, safe=":")
 
 
-class Client:
+class Client(EnvironmentCalls):
     """A connection to an engine. Synchronous, and safe to use from several threads.
 
     `actor` is what the journal says of who asked. Every method raises the StudioError that the engine answers with, and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ class WorkerSettings:
     """Limits of every worker process, and how many may run at once.
 
     `intake_seconds` is the clock of one arrival's conversion and check: a model that never ends must not keep others
-    waiting for as long as a large variant may take.
+    waiting for as long as a large variant may take. `environments`: whether an arrival may have a converter environment
+    made, which downloads a framework once; "never" leaves that to `studio environments make`.
     """
 
     parallel: int = 2
@@ -56,6 +58,7 @@ class WorkerSettings:
     wall_seconds: float = 1800.0
     intake_seconds: float = 600.0
     recipes: tuple[str, ...] = ("fp16", "int8")
+    environments: Literal["auto", "never"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

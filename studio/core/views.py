@@ -168,6 +168,25 @@ class TrustAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnvironmentRow:
+    """A converter environment. `state` included: Studio has all of it itself. `download`, `installed`: about how many
+    bytes it takes; `size`: what it takes now, with the `outdated` ones of earlier versions. `problem`: of the last try.
+    """
+
+    name: str
+    title: str
+    state: Literal["included", "ready", "making", "failed", "absent"]
+    download: int
+    installed: int
+    size: int = 0
+    folder: str = ""
+    outdated: int = 0
+    progress: float | None = None
+    detail: str = ""
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApiError:
     """The body of every answer that is not a success."""
 

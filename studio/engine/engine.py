@@ -22,6 +22,7 @@ from studio.engine.arrivals import Arrivals
 from studio.engine.bus import Bus
 from studio.engine.call import call_example
 from studio.engine.comparisons import Comparisons
+from studio.engine.environments import Environments
 from studio.engine.intake import Intake
 from studio.engine.jobs import Jobs
 from studio.engine.keep import Keep
@@ -56,11 +57,12 @@ class Engine:
         )
         self.keep = Keep(workspace, self.bus, self.logs, self.supervisor)
         self.jobs = Jobs(JobStore(workspace.jobs), workspace.job_logs, self.bus, self.logs, settings.workers.parallel)
-        self.intake = Intake(workspace, self.keep)
+        self.environments = Environments(self.logs, workspace.logs, settings.workers.environments == "auto")
+        self.intake = Intake(workspace, self.keep, self.environments)
         self.lab = Lab(workspace, self.keep)
         self.jobs.use(self._take_in, self.lab.run)
         self.answers = Answers(workspace, self.keep, self.jobs)
-        self.templates = Templates(workspace, self.keep)
+        self.templates = Templates(workspace, self.keep, self.environments)
         self.arrivals = Arrivals(workspace, self.jobs, self.keep, self.intake, self.logs)
         self.comparisons = Comparisons(
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
@@ -108,6 +110,7 @@ class Engine:
         await self.arrivals.stop()
         await self.comparisons.stop()
         await self.jobs.stop()
+        await self.environments.stop()
         await self.supervisor.stop()
         self._netron.stop()
         await self.keep.close()

@@ -9,7 +9,6 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from studio.core.errors import Conflict, StudioError, Unavailable
 from studio.core.manifest import FileRef, Samples, Source, VersionManifest
 from studio.core.names import model_name_from_stem
+from studio.engine.environments import Environments
 from studio.engine.keep import Keep
 from studio.inbox.reading import digest_of
-from studio.pipeline.messages import IntakeResult, IntakeTask
+from studio.pipeline.messages import IntakeResult, IntakeTask, Progress
 from studio.pipeline.process import Worker, start_worker
 from studio.store.journal import utc_now
 from studio.store.workspace import Workspace
@@ -53,8 +53,8 @@ class Bench:
 class Intake:
     """Runs intake tasks. At most one spare worker waits: started when something arrives, gone if nothing came of it."""
 
-    def __init__(self, workspace: Workspace, keep: Keep) -> None:
-        self._workspace, self._keep = workspace, keep
+    def __init__(self, workspace: Workspace, keep: Keep, environments: Environments) -> None:
+        self._workspace, self._keep, self._environments = workspace, keep, environments
         self._spare: asyncio.Task[Bench] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -67,12 +67,25 @@ class Intake:
 
     async def _start(self) -> Bench:
         folder = Path(tempfile.mkdtemp(prefix="intake-", dir=self._workspace.work))
+        return Bench(await self._worker(folder), folder)
+
+    async def _worker(self, folder: Path, python: Path | None = None) -> Worker:
         settings = self._workspace.settings
         limits = replace(settings.workers, wall_seconds=settings.workers.intake_seconds)
-        worker = await start_worker(
-            limits, folder, folder / "worker.log", preload="onnx", threads=settings.serving.threads
-        )
-        return Bench(worker, folder)
+        log, threads = folder / "worker.log", settings.serving.threads
+        return await start_worker(limits, folder, log, preload="onnx", threads=threads, python=python)
+
+    async def _converted(self, bench: Bench, task: IntakeTask, tell: Progress) -> IntakeResult:
+        """What becomes of the task, in the interpreter that the format needs. Making that is told in the same step."""
+
+        async def work(python: Path | None) -> IntakeResult:
+            if python is not None:
+                await bench.worker.close()
+                await asyncio.to_thread(shutil.rmtree, task.out, True)
+                bench.worker = await self._worker(bench.folder, python)
+            return await bench.worker.run(task, tell)
+
+        return await self._environments.run(work, lambda share, detail: tell("converted", share, detail))
 
     async def _take(self) -> Bench:
         """The spare worker if it lives, else a fresh one."""
@@ -127,7 +140,7 @@ class Intake:
                 threads=self._workspace.settings.serving.threads,
                 trusted=tuple(one.sha256 for one in self._keep.trusted()),
             )
-            result = await bench.worker.run(task, self._progress(jobs, key))
+            result = await self._converted(bench, task, self._progress(jobs, key))
             jobs.step(key, "registered", "running")
             draft = await asyncio.to_thread(self._manifest, model, job, files, result)
             manifest = await self._keep.add_version(draft)
@@ -234,7 +247,7 @@ class Intake:
         )
 
     @staticmethod
-    def _progress(jobs: Jobs, key: str) -> Callable[[str, float | None, str], None]:
+    def _progress(jobs: Jobs, key: str) -> Progress:
         def tell(step: str, progress: float | None, detail: str) -> None:
             jobs.step(key, step, "done" if progress is not None and progress >= 1 else "running", detail, progress)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from studio.core.errors import Conflict, InvalidInput, NotFound
 from studio.core.views import SettingsTemplate
+from studio.engine.environments import Environments
 from studio.engine.keep import Keep
 from studio.inbox.add import add
 from studio.inbox.groups import SETTINGS_SUFFIX, stem_of
-from studio.pipeline.messages import IntakeTask, TemplateTask
+from studio.pipeline.messages import IntakeTask, TemplateResult, TemplateTask
 from studio.pipeline.process import spawn_worker
 from studio.store.workspace import Workspace
 
@@ -21,8 +22,8 @@ from studio.store.workspace import Workspace
 class Templates:
     """Makes settings files, one at a time. Nothing is written outside the work folder: the caller writes the file."""
 
-    def __init__(self, workspace: Workspace, keep: Keep) -> None:
-        self._workspace, self._keep = workspace, keep
+    def __init__(self, workspace: Workspace, keep: Keep, environments: Environments) -> None:
+        self._workspace, self._keep, self._environments = workspace, keep, environments
         self._turn = asyncio.Semaphore(1)
 
     async def make(self, model: Path, target: Path | None = None, force: bool = False) -> SettingsTemplate:
@@ -54,8 +55,13 @@ class Templates:
             trusted=tuple(one.sha256 for one in self._keep.trusted()),
         )
         limits = replace(settings.workers, wall_seconds=settings.workers.intake_seconds)
-        async with spawn_worker(limits, folder, folder / "worker.log", "onnx", settings.serving.threads) as worker:
-            result = await worker.run(TemplateTask(arrival=arrival))
+        log, threads = folder / "worker.log", settings.serving.threads
+
+        async def work(python: Path | None) -> TemplateResult:
+            async with spawn_worker(limits, folder, log, "onnx", threads, python) as worker:
+                return await worker.run(TemplateTask(arrival=arrival))
+
+        result = await self._environments.run(work, lambda *_: None)
         if result.settings_inside:
             raise Conflict(
                 f"The folder has a settings file already: {result.settings_inside}.",

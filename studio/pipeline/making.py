@@ -119,8 +119,8 @@ async def _locked(path: Path, environment: Environment, tell: Tell) -> AsyncIter
 
 async def _fill(environment: Environment, draft: Path, tell: Tell, log: Path | None) -> None:
     tell(0.0, f"making the environment '{environment.name}'")
-    with log.open("a") if log else open(os.devnull, "w") as record:  # noqa: ASYNC230, PTH123 - short lines
-        talk = Talk(environment, tell, record)
+    with (log or Path(os.devnull)).open("a") as record:
+        talk = Talk(environment, tell, record, f" All that was said is in {log}." if log else "")
         # Without pip: Studio's own is found through the layer.
         await _step(talk, [sys.executable, "-m", "venv", "--without-pip", str(draft)], _no_venv)
         python = str(interpreter_in(draft))
@@ -163,11 +163,12 @@ def _pins(environment: Environment) -> dict[str, str]:
 
 @dataclass
 class Talk:
-    """What is said while an environment is made, turned into progress."""
+    """What is said while an environment is made, turned into progress. `whole`: where all of it can be read."""
 
     environment: Environment
     tell: Tell
     record: IO[str]
+    whole: str = ""
     lines: list[str] = field(default_factory=list)
     _done: int = 0
     _now: int = 0
@@ -211,13 +212,13 @@ def package_of(file: str) -> str:
     return file.partition("-")[0].replace("_", "-") if file.endswith((".whl", ".metadata")) else file
 
 
-Failure = Callable[[Environment, list[str]], StudioError]
+Failure = Callable[["Talk"], StudioError]
 
 
 async def _step(talk: Talk, command: list[str], failure: Failure) -> None:
     talk.lines = []
     if await _status(talk, command):
-        raise failure(talk.environment, talk.lines)
+        raise failure(talk)
 
 
 async def _status(talk: Talk, command: list[str]) -> int:
@@ -243,25 +244,25 @@ async def _status(talk: Talk, command: list[str]) -> int:
         await process.wait()
 
 
-def _no_venv(environment: Environment, lines: list[str]) -> StudioError:
+def _no_venv(talk: Talk) -> StudioError:
     return StepFailed(
-        f"Python can not make the converter environment '{environment.name}'.",
-        _last(lines),
+        f"Python can not make the converter environment '{talk.environment.name}'.",
+        _last(talk.lines),
         "Install Python's venv module (on Debian: apt install python3-venv), then retry.",
     )
 
 
-def _no_pip(environment: Environment, lines: list[str]) -> StudioError:
+def _no_pip(talk: Talk) -> StudioError:
     return StepFailed(
-        f"There is no pip to fill the converter environment '{environment.name}' with.",
-        _last(lines),
+        f"There is no pip to fill the converter environment '{talk.environment.name}' with.",
+        _last(talk.lines),
         f"Install pip for {sys.executable}, then retry.",
     )
 
 
-def _no_packages(environment: Environment, lines: list[str]) -> StudioError:
-    text = "\n".join(lines)
-    what = f"The converter environment '{environment.name}' could not be installed."
+def _no_packages(talk: Talk) -> StudioError:
+    text = "\n".join(talk.lines)
+    what = f"The converter environment '{talk.environment.name}' could not be installed."
     if any(mark in text for mark in _OFFLINE):
         return Unavailable(
             what,
@@ -270,19 +271,19 @@ def _no_packages(environment: Environment, lines: list[str]) -> StudioError:
         )
     if "No space left on device" in text:
         return Unavailable(what, "The disk is full.", "Make room, then retry.")
-    reasons = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    reasons = [line.removeprefix("ERROR: ") for line in talk.lines if line.startswith("ERROR: ")]
     return StepFailed(
         what,
-        f"pip says: {(reasons or [_last(lines)])[0][:400].rstrip('.')}.",
-        "The job's log has all that pip said. Retry once that is mended; nothing was kept of this try.",
+        f"pip says: {(reasons or [_last(talk.lines)])[0][:400].rstrip('.')}.",
+        f"Retry once that is mended; nothing was kept of this try.{talk.whole}",
     )
 
 
-def _no_import(environment: Environment, lines: list[str]) -> StudioError:
+def _no_import(talk: Talk) -> StudioError:
     return StepFailed(
-        f"The converter environment '{environment.name}' was installed, and does not work on this machine.",
-        _last(lines),
-        "The job's log has the whole reason. Nothing was kept of it.",
+        f"The converter environment '{talk.environment.name}' was installed, and does not work on this machine.",
+        _last(talk.lines),
+        f"Nothing was kept of it.{talk.whole}",
     )
 
 

@@ -12,7 +12,7 @@ from studio.core.errors import Cancelled, InvalidInput
 from studio.core.jobs import Job
 from studio.core.journal import AliasMove, TrustedCode
 from studio.core.tensors import TensorSpec
-from studio.core.views import ApiError, SettingsTemplate, TrustAnswer, VersionRow
+from studio.core.views import ApiError, EnvironmentRow, SettingsTemplate, TrustAnswer, VersionRow
 from studio.engine.api.bodies import (
     ActorBody,
     AddBody,
@@ -149,6 +149,18 @@ async def load(request: Request, body: LoadBody) -> Response:
 @router.post("/comparisons/{comparison}/cancel", response_model=Comparison)
 async def cancel_comparison(request: Request, comparison: str) -> Response:
     return answer(await engine_of(request).comparisons.cancel(comparison))
+
+
+@router.post("/environments/{environment}/make", response_model=EnvironmentRow)
+async def make_environment(request: Request, environment: str) -> Response:
+    """Begin to make a converter environment; look at it to see how far it is."""
+    return answer(engine_of(request).environments.begin(environment))
+
+
+@router.post("/environments/{environment}/remove")
+async def remove_environment(request: Request, environment: str) -> Response:
+    """Delete a converter environment, those of earlier versions too: {"freed"} in bytes."""
+    return answer({"freed": await engine_of(request).environments.remove(environment)})
 
 
 @router.post("/netron")

@@ -14,7 +14,17 @@ from studio.core import codec
 from studio.core.comparison import Comparison
 from studio.core.jobs import Job
 from studio.core.journal import Entry, TrustedCode
-from studio.core.views import ApiError, CallExample, LogLine, ModelDetail, Series, Status, VersionDetail, VersionPage
+from studio.core.views import (
+    ApiError,
+    CallExample,
+    EnvironmentRow,
+    LogLine,
+    ModelDetail,
+    Series,
+    Status,
+    VersionDetail,
+    VersionPage,
+)
 
 if TYPE_CHECKING:
     from studio.engine.engine import Engine
@@ -91,6 +101,17 @@ async def job_log(request: Request, job: str) -> Response:
 async def trusted(request: Request) -> Response:
     """Code that the user said yes to, oldest first."""
     return answer(engine_of(request).keep.trusted())
+
+
+@router.get("/environments", response_model=list[EnvironmentRow])
+async def environments(request: Request) -> Response:
+    """Converter environments, made or not."""
+    return answer(await engine_of(request).environments.rows())
+
+
+@router.get("/environments/{environment}", response_model=EnvironmentRow)
+async def environment(request: Request, environment: str) -> Response:
+    return answer(await asyncio.to_thread(engine_of(request).environments.row, environment))
 
 
 @router.get("/comparisons", response_model=list[Comparison])
