@@ -189,8 +189,11 @@ def _about(key: Key) -> list[str]:
 
 
 def _comment(text: str) -> list[str]:
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return [f"# {line}" for line in textwrap.wrap(plain, _WIDTH, break_on_hyphens=False)]
+    found: list[str] = []
+    for line in text.split("\n"):
+        plain = "".join(letter if letter.isprintable() else " " for letter in line)
+        found += [f"# {part}" for part in textwrap.wrap(plain, _WIDTH, break_on_hyphens=False)] or ["#"]
+    return found
 
 
 def _line(key: Key, value: Any, example: str = "") -> list[str]:
