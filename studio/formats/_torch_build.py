@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from studio.core.errors import InvalidInput, Refused, StepFailed, StudioError
-from studio.formats._torch_choice import convert
+from studio.formats._torch_choice import Origin, convert
 from studio.formats._torch_code import FACTORY, PythonFile, UserCode, telling
 from studio.formats._torch_inputs import Asked, find_inputs
 from studio.formats._torch_model import Free, TorchModel, answer_of, of_module, resize
@@ -53,22 +53,25 @@ def convert_network(
     code: UserCode,
     out_dir: Path,
     kit: Kit,
-    sources: Iterable[Path],
+    sources: Sequence[Path],
     notes: Iterable[str] = (),
     tools: Iterable[str] = (),
 ) -> Converted:
-    """Raises NeedsSettings when nothing tells its inputs, and what studio.formats.base says of a conversion."""
+    """`sources`: what was read, weights first.
+
+    Raises NeedsSettings when nothing tells its inputs, and what studio.formats.base says of a conversion.
+    """
     torch.set_num_threads(kit.threads)
     said_notes = [*notes, *_prepare(module)]
     describing = _describing(code, files.stem)
     extra: tuple[str, ...] = ()
     if describing is not None and _EXAMPLE in describing.defines:
-        model = _with_example(module, describing, code.load(describing), kit)
+        model, told = _with_example(module, describing, code.load(describing), kit)
     else:
-        model, extra = _with_found(module, files, kit)
+        model, told, extra = _with_found(module, sources[0].name, files, kit)
         if describing is not None and _SHAPES in describing.defines:
-            model.free = _said_free(module, model, code.load(describing), describing, (), {})
-    converted = convert(model, out_dir, kit, tuple(sources), files.samples is not None, *tools)
+            model.free, told = _said_free(module, model, code.load(describing), describing, (), {}), True
+    converted = convert(model, out_dir, kit, Origin(tuple(sources), files.samples is not None, told), *tools)
     return replace(converted, notes=(*said_notes, *extra, *converted.notes))
 
 
@@ -96,7 +99,8 @@ def _describing(code: UserCode, stem: str) -> PythonFile | None:
     return next((file for file in code.files if file.path.stem == stem), None)
 
 
-def _with_example(module: Any, file: PythonFile, loaded: ModuleType, kit: Kit) -> TorchModel:
+def _with_example(module: Any, file: PythonFile, loaded: ModuleType, kit: Kit) -> tuple[TorchModel, bool]:
+    """The model on its factory's example, and whether it was said what is free."""
     example = getattr(loaded, _EXAMPLE)
     if callable(example):
         with telling(file):
@@ -110,7 +114,8 @@ def _with_example(module: Any, file: PythonFile, loaded: ModuleType, kit: Kit) -
         _apply_settings(model, kit)
     else:
         model.free = find_free(model)
-    return model
+        return model, False
+    return model, True
 
 
 def _arguments(module: Any, example: Any, file: PythonFile) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -211,7 +216,7 @@ def _apply_settings(model: TorchModel, kit: Kit) -> None:
     model.call(model.example)
 
 
-def _with_found(module: Any, files: ArrivalFiles, kit: Kit) -> tuple[TorchModel, tuple[str, ...]]:
+def _with_found(module: Any, file: str, files: ArrivalFiles, kit: Kit) -> tuple[TorchModel, bool, tuple[str, ...]]:
     known, needed, positional = _parameters(module, kit)
 
     def arguments(tensors: dict[str, torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -223,13 +228,13 @@ def _with_found(module: Any, files: ArrivalFiles, kit: Kit) -> tuple[TorchModel,
         args, kwargs = arguments(tensors)
         answer_of(module, args, kwargs)
 
-    asked = Asked(files.content[0].name, files.stem, module, known, needed, call)
+    asked = Asked(file, files.stem, module, known, needed, call)
     found = find_inputs(asked, kit, files.samples, {})
     args, kwargs = arguments(found.tensors)
     model = of_module(module, args, kwargs, real=found.real)
     model.names = tuple(found.renamed.get(name, name) for name in found.tensors)
     model.free = found.free if found.free is not None else find_free(model)
-    return model, ((found.note,) if found.note else ())
+    return model, bool(found.shapes and not found.note), ((found.note,) if found.note else ())
 
 
 def _parameters(module: Any, kit: Kit) -> tuple[tuple[str, ...], tuple[str, ...], bool]:

@@ -8,24 +8,26 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import torch
 
 from studio.core.errors import Refused, StudioError
 from studio.core.tensors import Dim
 from studio.formats._exported import agree, declare, leave_out_traces, write_model
 from studio.formats._torch_exporters import Made, capture, trace
-from studio.formats._torch_model import TorchModel
+from studio.formats._torch_model import Flat, Free, TorchModel
 from studio.formats._torch_sizes import other_sizes
 from studio.formats.base import Case, Converted, Feed, Kit
 from studio.formats.torch_common import tools
 
 _CLEAR = 1.1  # times this near each other are the same, on a machine that does other things as well
 _ROUNDS, _SECONDS = 12, 1.0
+_FIXED = "It warned that forward() decides something by values: that stays decided as it was for the example inputs."
 _LARGEST_STUDY = 500_000_000  # bytes of a graph beyond which its attention is not looked at
 
 
@@ -37,27 +39,60 @@ class Candidate:
     path: Path
 
 
-def convert(
-    model: TorchModel, out_dir: Path, kit: Kit, sources: Sequence[Path], sampled: bool, *more_tools: str
-) -> Converted:
+@dataclass(frozen=True)
+class Origin:
+    """`sources`: files that were read. `sampled`: the user gave sample inputs. `told`: the user said what is free."""
+
+    sources: tuple[Path, ...]
+    sampled: bool
+    told: bool
+
+
+def convert(model: TorchModel, out_dir: Path, kit: Kit, origin: Origin, *more_tools: str) -> Converted:
     """The graph of the exporter that does better, checked on other batches and lengths than it was made with.
 
-    `sampled`: the user gave sample inputs, and only they are to be told of. Raises Refused when neither exporter gives
-    a graph that answers as the model does, StepFailed when the model itself does not run.
+    Sizes that were only found to be free are given up where no graph keeps them. Raises Refused when neither exporter
+    gives a graph that answers as the model does, StepFailed when the model itself does not run.
     """
+    whole = model.free
+    batch = tuple({axis: name for axis, name in one.items() if name == "batch"} for one in whole)
+    nothing: Free = tuple({} for _ in whole)
+    for free in dict.fromkeys(map(_hashable, (whole,) if origin.told else (whole, batch, nothing))):
+        model.free = tuple(dict(one) for one in free)
+        try:
+            converted = _convert(model, out_dir, kit, origin, more_tools)
+        except Refused as error:
+            failure = error
+            continue
+        if model.free == whole:
+            return converted
+        kept = "Only its batch is free" if any(model.free) else "All of its sizes are fixed"
+        return replace(converted, notes=(*converted.notes, f"{kept}: with more freedom, {_lower(failure.what)}"))
+    raise failure
+
+
+def _hashable(free: Free) -> tuple[tuple[tuple[int, str], ...], ...]:
+    return tuple(tuple(one.items()) for one in free)
+
+
+def _lower(text: str) -> str:
+    return text if text.startswith("PyTorch") else text[:1].lower() + text[1:]
+
+
+def _convert(model: TorchModel, out_dir: Path, kit: Kit, origin: Origin, more_tools: Sequence[str]) -> Converted:
     kit.report(0.4, "running the original")
     cases = _cases(model, kit)
     others = tuple(_case(model, model.feed(model.resized(sizes))) for sizes in other_sizes(model))
     made, notes = _best(model, out_dir, kit, (*cases, *others))
     inputs = {spec.name: spec.shape for spec in model.signature().inputs}
-    declare(made.model, inputs, _output_shapes(model, (*cases, *others)))
+    declare(made.model, inputs, output_shapes(model, (*cases, *others)))
     leave_out_traces(made.model)
     graph, weights = write_model(made.model, out_dir)
     return Converted(
         graph=graph,
         weights=weights,
-        cases=cases if sampled else (*cases, *others),
-        sources=tuple(sources),
+        cases=cases if origin.sampled else (*cases, *others),
+        sources=origin.sources,
         notes=notes,
         tools=tools(*more_tools),
     )
@@ -80,13 +115,13 @@ def _case(model: TorchModel, feed: Feed) -> Case:
 def _best(model: TorchModel, out_dir: Path, kit: Kit, cases: tuple[Case, ...]) -> tuple[Made, tuple[str, ...]]:
     """Tracing is tried first, because it takes a tenth of the time; capturing when there is something to gain.
 
-    That is when tracing failed, or warned that it took decisions of the Python code for constants. On 14 small networks
-    and a MiniLM, the graphs of both ran equally fast (within 10 %) wherever both answered right, except those of
-    nn.MultiheadAttention, where capturing was ahead by a sixth, and where tracing always warns.
+    That is when tracing failed, or took decisions of the user's code for constants, or where there are layers of
+    nn.MultiheadAttention: of 15 networks, the graphs of both ran equally fast (within 10 %) wherever both answered
+    right, but for those, where capturing was ahead by up to a sixth.
     """
     kit.report(0.5, "converting to ONNX")
     older = _tried(trace, model, out_dir / "older", kit, cases)
-    if isinstance(older, Candidate) and (model.scripted or not older.made.fixed):
+    if isinstance(older, Candidate) and not older.made.fixed and not _has_attention_layers(model):
         shutil.rmtree(out_dir / "older")
         return older.made, ()
     kit.report(0.6, "converting to ONNX with the newer exporter")
@@ -97,10 +132,8 @@ def _best(model: TorchModel, out_dir: Path, kit: Kit, cases: tuple[Case, ...]) -
         if isinstance(newer, Candidate):
             return newer.made, (f"PyTorch's newer exporter was used: the older one {_why(older)}",)
         if isinstance(older, Candidate):
-            return older.made, (
-                f"PyTorch's older exporter was used: the newer one {_why(newer)} The older one warned that decisions "
-                f"in forward() ({older.made.fixed}) stay as they fell for the inputs that it was converted with.",
-            )
+            fixed = f" {_FIXED}" if older.made.fixed else ""
+            return older.made, (f"PyTorch's older exporter was used: the newer one {_why(newer)}{fixed}",)
     finally:
         for name in ("older", "newer"):
             shutil.rmtree(out_dir / name, ignore_errors=True)
@@ -109,6 +142,12 @@ def _best(model: TorchModel, out_dir: Path, kit: Kit, cases: tuple[Case, ...]) -
         f"{older.why} {newer.why}" if older.why != newer.why else older.why,
         older.fix or newer.fix,
     ) from newer
+
+
+def _has_attention_layers(model: TorchModel) -> bool:
+    return isinstance(model.flat, Flat) and any(
+        isinstance(part, torch.nn.MultiheadAttention) for part in model.flat.modules()
+    )
 
 
 def _tried(
@@ -229,7 +268,7 @@ def _fused_attention(path: Path) -> tuple[int, int]:
     return int(counts.get("Attention", 0)) + int(counts.get("MultiHeadAttention", 0)), total
 
 
-def _output_shapes(model: TorchModel, cases: tuple[Case, ...]) -> dict[str, tuple[Dim, ...]]:
+def output_shapes(model: TorchModel, cases: tuple[Case, ...]) -> dict[str, tuple[Dim, ...]]:
     """Sizes of the outputs as they were seen: a number, the free size that they always equal, or not known."""
     found: dict[str, tuple[Dim, ...]] = {}
     runs = [(_sizes_of(model, case.inputs), case.outputs) for case in cases]

@@ -65,9 +65,8 @@ class UserCode:
         """Run a file, once. It may import the others of the arrival. Raises Refused with its line when it fails."""
         if file.module in self._loaded:
             return self._loaded[file.module]
-        finder = _Finder({one.module: one for one in self.files})
-        if not any(isinstance(one, _Finder) for one in sys.meta_path):
-            sys.meta_path.insert(0, finder)
+        if not self._loaded:
+            _install(_Finder({one.module: one for one in self.files}))
         with telling(file):
             self._loaded[file.module] = importlib.import_module(file.module)
         return self._loaded[file.module]
@@ -183,11 +182,26 @@ class telling:
         ) from error
 
 
+def _install(finder: _Finder) -> None:
+    """From now on this arrival's files can be imported, and none of an earlier one's."""
+    for other in [one for one in sys.meta_path if isinstance(one, _Finder)]:
+        sys.meta_path.remove(other)
+        for name in other.names:
+            sys.modules.pop(name, None)
+    for name in finder.names:
+        sys.modules.pop(name, None)
+    sys.meta_path.insert(0, finder)
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Imports the arrival's files, and nothing beside them: no compiled files, which nobody was asked about."""
 
     def __init__(self, files: dict[str, PythonFile]) -> None:
         self._files = files
+
+    @property
+    def names(self) -> set[str]:
+        return {name.rsplit(".", cut)[0] for name in self._files for cut in range(name.count(".") + 1)}
 
     def find_spec(self, fullname: str, _path: Any = None, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
         file = self._files.get(fullname)

@@ -15,6 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ _FUSED = ("_transformer_encoder_layer_fwd", "_nested_tensor_from_mask", "_native
 
 @dataclass(frozen=True)
 class Made:
-    """An onnx.ModelProto, and how it was made. `fixed`: values that tracing took for constants, as it warned."""
+    """An onnx.ModelProto, and how it was made. `fixed`: how often the user's code decided by values."""
 
     model: Any
     exporter: str
@@ -56,8 +57,10 @@ def trace(model: TorchModel) -> Made:
     made = onnx.ModelProto.FromString(buffer.getvalue())
     buffer.close()
     _add_unread_inputs(made, model)
-    fixed = sum(issubclass(one.category, torch.jit.TracerWarning) for one in caught)
-    return Made(made, "older", 0 if model.scripted else fixed)
+    # PyTorch's own layers only check the sizes of what they are given.
+    own = str(Path(torch.nn.__file__).parent)
+    warned = [one for one in caught if issubclass(one.category, torch.jit.TracerWarning)]
+    return Made(made, "older", sum(not one.filename.startswith(own) for one in warned))
 
 
 def capture(model: TorchModel) -> Made:

@@ -78,8 +78,13 @@ class Inputs:
         )
 
 
-def find_inputs(asked: Asked, kit: Kit, samples: Path | None, given: Mapping[str, torch.Tensor]) -> Inputs:
-    """Raises NeedsSettings naming inputs of which nothing is known, InvalidInput for what the model does not take."""
+def find_inputs(
+    asked: Asked, kit: Kit, samples: Path | None, given: Mapping[str, torch.Tensor], real: bool = True
+) -> Inputs:
+    """`given`: what the file itself tells, `real`: with values, and not only sizes and types.
+
+    Raises NeedsSettings naming inputs of which nothing is known, InvalidInput for what the model does not take.
+    """
     settings, renamed = _by_name(asked, kit.settings.inputs)
     known = {**_read_samples(samples, asked), **given}
     said = {name for name, one in settings.items() if one.shape is not None}
@@ -92,7 +97,7 @@ def find_inputs(asked: Asked, kit: Kit, samples: Path | None, given: Mapping[str
         shapes = _shapes(names, settings, known)
         sizes = _sizes(shapes, rows)
         tensors = {
-            name: _made(shapes[name], settings[name], sizes, word, known.get(name))
+            name: _made(name, shapes[name], settings[name], sizes, word, known.get(name))
             if name in said
             else _taken(known[name], settings.get(name), sizes, shapes.get(name), rows, name in given, wide)
             for name in names
@@ -102,7 +107,7 @@ def find_inputs(asked: Asked, kit: Kit, samples: Path | None, given: Mapping[str
         except StudioError as error:
             failure = failure or error
             continue
-        return Inputs(tensors, shapes if said else {}, real=not said, renamed=renamed)
+        return Inputs(tensors, shapes if said else {}, real=not said and (real or not given), renamed=renamed)
     assert failure is not None
     source = f"the shapes in {asked.stem}.toml" if said else "the example inputs that it was given"
     raise InvalidInput(f"The model does not take {source}.", failure.why or failure.what, _SHAPES_FIX) from failure
@@ -157,7 +162,7 @@ def _sizes(shapes: Mapping[str, Shape], rows: int) -> dict[str, int]:
 
 
 def _made(
-    shape: Shape, settings: InputSettings, sizes: Mapping[str, int], word: str, known: torch.Tensor | None
+    name: str, shape: Shape, settings: InputSettings, sizes: Mapping[str, int], word: str, known: torch.Tensor | None
 ) -> torch.Tensor:
     """Made-up values of a shape that was said. `word`: the type where nothing tells it; mixed = tokens are whole."""
     concrete = tuple(size if isinstance(size, int) else sizes[size] for size in shape)
@@ -167,11 +172,15 @@ def _made(
         kind = known.dtype
     else:
         kind = torch.int64 if word == "INT64" or (word == "mixed" and len(shape) <= 2) else torch.float32
-    return made_up(concrete, kind, settings.range)
+    return made_up(concrete, kind, settings.range, name)
 
 
-def made_up(shape: tuple[int, ...], kind: torch.dtype, bounds: tuple[float, float] | None = None) -> torch.Tensor:
-    """Values of a type: within bounds, else standard normal, or zeros and ones."""
+def made_up(
+    shape: tuple[int, ...], kind: torch.dtype, bounds: tuple[float, float] | None = None, name: str = ""
+) -> torch.Tensor:
+    """Values of a type: within bounds, else standard normal, or zeros and ones; ones where the name says mask."""
+    if bounds is None and "mask" in name.lower():
+        return torch.ones(shape).to(kind)
     generator = torch.Generator().manual_seed(20)
     if kind.is_floating_point:
         if bounds is None:
@@ -256,7 +265,7 @@ def _described(shape: Shape) -> str:
 
 
 def _question(asked: Asked, missing: tuple[str, ...], layer: Layer | None) -> NeedsSettings:
-    first = " ".join(
+    first = "\n".join(
         f'[inputs.{name}]\nshape = {_toml(shape)}\ndatatype = "{kind}"\n'
         for name, shape, kind in _hints(missing, layer)
     )
@@ -273,7 +282,7 @@ def _question(asked: Asked, missing: tuple[str, ...], layer: Layer | None) -> Ne
 
 def _hints(missing: tuple[str, ...], layer: Layer | None) -> Iterator[tuple[str, Shape, str]]:
     for place, name in enumerate(missing):
-        if place == 0 and layer is not None:
+        if layer is not None and (place == 0 or layer.kind == "Embedding"):
             yield name, layer.likely, layer.datatype
         else:
             yield name, ("batch", 16), "FP32"

@@ -45,9 +45,10 @@ def first_layer(module: Any) -> Layer | None:
             return _described(kind, part, weight)
         if kind in ("LSTM", "GRU", "RNN") and isinstance(weight, torch.Tensor):
             features = int(weight.shape[1])
-            first = bool(getattr(part, "batch_first", False))
+            first = bool(getattr(part, "batch_first", True))  # traced modules do not say
             likely: Shape = ("batch", "sequence", features) if first else ("sequence", "batch", features)
-            return Layer(kind, features, f"an {kind} of {features} features", likely)
+            known = kind if hasattr(part, "batch_first") else "traced"
+            return Layer(known, features, f"a recurrent layer ({kind}) of {features} features", likely)
     return None
 
 
@@ -60,7 +61,7 @@ def _described(kind: str, part: Any, weight: torch.Tensor) -> Layer:
         return Layer(kind, features, f"a linear layer of {features} features", ("batch", features))
     if kind == "Embedding":
         entries = int(weight.shape[0])
-        return Layer(kind, entries, f"a table of {entries} entries", ("batch", "sequence"), "INT64")
+        return Layer(kind, entries, f"a table of {entries} entries (Embedding)", ("batch", "sequence"), "INT64")
     channels = int(weight.shape[1]) * int(getattr(part, "groups", 1))
     sides: dict[str, Shape] = {"Conv1d": ("length",), "Conv2d": (224, 224), "Conv3d": (16, 112, 112)}
     return Layer(kind, channels, f"a convolution of {channels} channels ({kind})", ("batch", channels, *sides[kind]))
@@ -75,7 +76,7 @@ def guess(layer: Layer, takes: Takes, made_up: MakeUp) -> Guess | None:
         if len(runs) < 2:
             return None
         return Guess(layer.likely, made_up((2, layer.size, runs[0]), torch.float32))
-    if layer.kind == "Conv3d":
+    if layer.kind in ("Conv3d", "traced"):
         return None
     sizes = {"batch": 2, "sequence": 8}
     shape = tuple(size if isinstance(size, int) else sizes[size] for size in layer.likely)

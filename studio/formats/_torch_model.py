@@ -97,10 +97,13 @@ class TorchModel:
         return {name: array_of(tensor) for name, tensor in zip(self.names, tensors, strict=True)}
 
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Smallest and largest value of each input of a real example, and of whole numbers in any."""
+        """Smallest and largest value of each input of a real example; masks are 1, since rows of 0 have no answer."""
         found: dict[str, tuple[float, float]] = {}
         for name, tensor in zip(self.names, self.example, strict=True):
-            if not tensor.numel() or tensor.dtype == torch.bool or (tensor.is_floating_point() and not self.real):
+            if not self.real or not tensor.numel() or tensor.dtype == torch.bool:
+                continue
+            if "mask" in name.lower() and not tensor.is_floating_point():
+                found[name] = (1.0, 1.0)
                 continue
             low, high = float(tensor.min()), float(tensor.max())
             if np.isfinite([low, high]).all() and (low < high or not tensor.is_floating_point()):

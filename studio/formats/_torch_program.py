@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,27 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from studio.core.errors import Refused, StepFailed, StudioError
-from studio.formats.base import Array, Feed
+from studio.core.errors import InvalidInput, Refused
+from studio.core.tensors import Signature
+from studio.formats._torch_model import Flat, Free, TorchModel
+from studio.formats._torch_sizes import other_sizes
+from studio.formats.base import Feed
+from studio.formats.torch_common import said
 
-_BATCH = "batch"
+_SYMBOL = re.compile(r"s\d+")
+_SIDES = {2: "height", 3: "width"}
 
 
 class TorchProgram:
     """An exported program with the example inputs that it carries."""
 
-    def __init__(self, program: Any, example: tuple[Any, dict[str, Any]]) -> None:
-        self._program = program
-        self._leaves, self._spec = pytree.tree_flatten(example)
+    def __init__(self, program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._program, self._args, self._kwargs = program, args, kwargs
         self._module = program.module(check_guards=False)
-        self._tensors = [place for place, leaf in enumerate(self._leaves) if isinstance(leaf, torch.Tensor)]
-        if not self._tensors:
+        self._flat = Flat(self._module, args, kwargs)
+        leaves = pytree.tree_leaves((args, kwargs))
+        self.example = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+        if not self.example:
             raise Refused("This program takes no tensors.", "An endpoint needs at least one tensor to send.")
 
     @classmethod
@@ -54,37 +61,47 @@ class TorchProgram:
                 "Save it again.",
             )
         args, kwargs = program.example_inputs
-        return cls(program, (args, kwargs))
+        return cls(program, args, kwargs)
 
     @property
     def static_rows(self) -> int:
         """The first size of every input where that is one number; 0 where it is free, or differs."""
         if self._program.range_constraints:
             return 0
-        sizes = {tuple(self._leaves[place].shape[:1]) for place in self._tensors}
+        sizes = {tuple(tensor.shape[:1]) for tensor in self.example}
         return int(next(iter(sizes))[0]) if len(sizes) == 1 and sizes != {()} else 0
 
     def relaxed(self) -> TorchProgram | None:
-        """The same program with the first size of every input made free. None where that is not possible."""
-        args, kwargs = pytree.tree_unflatten(self._leaves, self._spec)
-        if not self.static_rows or kwargs:
+        """The same program with the first size of every input made free. None where that is not possible.
+
+        Other sizes stay: what the program took from them stands in it as numbers, and nothing tells where it is wrong.
+        """
+        if not self.static_rows:
             return None
+        args, kwargs = self._args, self._kwargs
         if self.static_rows == 1:  # torch.export takes a size of 1 for a constant
-            args = pytree.tree_map(
-                lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, args
+            args, kwargs = pytree.tree_map(
+                lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs)
             )
         free = pytree.tree_map(
-            lambda leaf: {0: torch.export.Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, args
+            lambda leaf: {0: torch.export.Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, (args, kwargs)
         )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                program = torch.export.export(self._module, args, dynamic_shapes=tuple(free))
+                program = torch.export.export(
+                    self._module, args, kwargs, dynamic_shapes=(*free[0], *free[1].values()) if free[1] else free[0]
+                )
         except Exception:  # it says why in a dozen ways; a graph for the fixed batch still can be made
             return None
-        if not program.range_constraints:
-            return None
-        return TorchProgram(program, pytree.tree_unflatten(self._leaves, self._spec))
+        return TorchProgram(program, self._args, self._kwargs) if program.range_constraints else None
+
+    def others(self, model: TorchModel) -> list[Feed]:
+        """Inputs of other batches and lengths than its example has, where it takes any."""
+        try:
+            return [model.feed(model.resized(sizes)) for sizes in other_sizes(model)] if not self.static_rows else []
+        except InvalidInput:  # multiples of some number, or within bounds
+            return []
 
     def to_onnx(self, opset: int) -> Any:
         """An onnx.ModelProto with the program's own names. Raises Refused naming what has no ONNX form."""
@@ -95,115 +112,77 @@ class TorchProgram:
         except MemoryError:
             raise
         except Exception as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise Refused(
                 "PyTorch can not convert this program to ONNX.",
-                f"{(lines or [type(error).__name__])[0][:400]}.",
+                said(error),
                 "The job's log has PyTorch's whole report. Replace the operator it names, and export again.",
             ) from error
         if exported is None:
             raise Refused("PyTorch's converter gave no ONNX model.")
         model = exported.model_proto
-        _tidy(model)
+        _name_sizes(model)
         return model
 
-    def run(self, feed: Feed, inputs: list[str], outputs: list[str]) -> Feed:
-        """What the original answers, by output name. A fixed batch runs in pieces, the last one filled up with rows.
-
-        Raises StepFailed when PyTorch does, Refused when the outputs are not those of the graph.
-        """
-        arrays = [feed[name] for name in inputs]
-        rows = self.static_rows
-        if not rows or any(array.ndim == 0 for array in arrays) or len(arrays[0]) == rows:
-            return dict(zip(outputs, self._run(arrays, len(outputs)), strict=True))
-        count = len(arrays[0])
-        filled = [array[np.arange(-(-count // rows) * rows) % count] for array in arrays]
-        parts = [
-            self._run([array[start : start + rows] for array in filled], len(outputs))
-            for start in range(0, len(filled[0]), rows)
-        ]
-        whole = [np.concatenate(pieces)[:count] for pieces in zip(*parts, strict=True)]
-        return dict(zip(outputs, whole, strict=True))
-
-    def _run(self, arrays: list[Array], count: int) -> list[Array]:
-        if len(arrays) != len(self._tensors):
+    def model(self, signature: Signature) -> TorchModel:
+        """The program as a model with the names and free sizes of its graph. Raises Refused when they differ."""
+        if len(signature.inputs) != len(self.example):
             raise Refused(
-                f"The graph takes {len(arrays)} inputs; the program takes {len(self._tensors)} tensors.",
+                f"The graph takes {len(signature.inputs)} inputs; the program takes {len(self.example)} tensors.",
                 "An input that the program never reads is dropped by the converter.",
                 "Export it again without unused inputs.",
             )
-        leaves = list(self._leaves)
-        for place, array in zip(self._tensors, arrays, strict=True):
-            leaves[place] = _tensor(array, self._leaves[place].dtype)
-        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
-        try:
-            with torch.no_grad():
-                answer = self._module(*args, **kwargs)
-        except StudioError:
-            raise
-        except Exception as error:
-            shapes = ", ".join(str(list(array.shape)) for array in arrays)
-            raise StepFailed(
-                f"The original program failed on inputs of shape {shapes}.",
-                f"{(str(error).strip() or type(error).__name__).splitlines()[0][:400]}.",
-                "Drop sample inputs with it: an .npz of the same stem with one array per input.",
-            ) from error
-        found = [_array(leaf) for leaf in pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
-        if len(found) != count:
-            raise Refused(f"The program gives {len(found)} tensors, and its ONNX graph {count}.")
-        return found
-
-    def ranges(self, inputs: list[str]) -> dict[str, tuple[float, float]]:
-        """Smallest and largest value of each example input: made-up inputs between them are such as it was made for."""
-        found: dict[str, tuple[float, float]] = {}
-        for name, place in zip(inputs, self._tensors, strict=False):
-            example = self._leaves[place]
-            if not example.numel() or example.dtype == torch.bool or example.is_complex():
-                continue
-            low, high = float(example.min()), float(example.max())
-            if np.isfinite([low, high]).all() and (low < high or not example.is_floating_point()):
-                found[name] = (low, high)
-        return found
+        free: Free = tuple(
+            {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str) and size != "?"}
+            for spec in signature.inputs
+        )
+        names = tuple(spec.name for spec in signature.inputs)
+        outputs = tuple(spec.name for spec in signature.outputs)
+        return _Program(self._flat, names, outputs, self.example, real=True, free=free, rows=self.static_rows)
 
 
-def _tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
-    if dtype == torch.bfloat16:
-        return torch.from_numpy(array.astype(np.float32)).to(dtype)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+class _Program(TorchModel):
+    """A model that takes `rows` at a time, where that is fixed: other numbers of rows are put together from these."""
+
+    def __init__(self, *args: Any, rows: int, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._rows = rows
+
+    def run(self, feed: Feed) -> Feed:
+        """Where rows are not independent of each other, what is put together is not what the graph gives."""
+        rows = self._rows
+        if not rows or any(array.ndim == 0 for array in feed.values()) or len(feed[self.names[0]]) == rows:
+            return super().run(feed)
+        count = len(feed[self.names[0]])
+        filled = {name: array[np.arange(-(-count // rows) * rows) % count] for name, array in feed.items()}
+        total = len(filled[self.names[0]])
+        parts = [
+            super(_Program, self).run({name: array[start : start + rows] for name, array in filled.items()})
+            for start in range(0, total, rows)
+        ]
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in self.outputs}
 
 
-def _array(tensor: torch.Tensor) -> Array:
-    whole = tensor.detach().cpu()
-    if whole.dtype == torch.bfloat16:
-        import ml_dtypes
+def _name_sizes(model: Any) -> None:
+    """Give the inputs' free sizes names that say what they are, in place of symbols (s77); those of the user stay."""
+    names: dict[str, str] = {}
+    dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    taken = {dim.dim_param for sizes in dims.values() for dim in sizes if dim.dim_param}
+    for sizes in dims.values():
+        for axis, dim in enumerate(sizes):
+            if dim.dim_param and _SYMBOL.fullmatch(dim.dim_param) and dim.dim_param not in names:
+                word = _word(axis, len(sizes))
+                numbered = (word, *(f"{word}_{number}" for number in range(2, 1000)))
+                names[dim.dim_param] = next(one for one in numbered if one not in taken)
+                taken.add(names[dim.dim_param])
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+            elif dim.dim_param and not dim.dim_param.isidentifier():
+                dim.Clear()  # arithmetic on symbols
 
-        return np.asarray(whole.to(torch.float32).numpy().astype(ml_dtypes.bfloat16))
-    return np.asarray(whole.numpy())
 
-
-def _tidy(model: Any) -> None:
-    """Name the batch, and leave out stack traces: they show folders of whoever made the model."""
-    graph = model.graph
-    firsts = {
-        value.type.tensor_type.shape.dim[0].dim_param
-        for value in graph.input
-        if value.type.tensor_type.shape.dim and value.type.tensor_type.shape.dim[0].dim_param
-    }
-    dims = [
-        dim
-        for value in (*graph.input, *graph.output, *graph.value_info)
-        for dim in value.type.tensor_type.shape.dim
-        if dim.dim_param
-    ]
-    if len(firsts) == 1 and _BATCH not in {dim.dim_param for dim in dims}:
-        symbol = firsts.pop()
-        for dim in dims:
-            if dim.dim_param == symbol:
-                dim.dim_param = _BATCH
-    for nodes in (graph.node, *(function.node for function in model.functions)):
-        for node in nodes:
-            kept = [(prop.key, prop.value) for prop in node.metadata_props if not prop.key.endswith("stack_trace")]
-            del node.metadata_props[:]
-            for key, value in kept:
-                prop = node.metadata_props.add()
-                prop.key, prop.value = key, value
+def _word(axis: int, rank: int) -> str:
+    if axis == 0:
+        return "batch"
+    return _SIDES.get(axis, f"size_{axis}") if rank == 4 else "sequence" if axis == 1 else "length"

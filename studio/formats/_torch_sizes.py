@@ -24,8 +24,8 @@ def find_free(model: TorchModel) -> Free:
     """
     free = _leading(model)
     for axes in _lengths(model):
-        if any(axis in free[place] for place, axis in axes.items()):
-            continue
+        if any(set(free[place]) - {0} for place in axes):
+            continue  # one length an input: scripted LSTMs run on any number of features, and answer nonsense
         place, axis = next(iter(axes.items()))
         size = int(model.example[place].shape[axis])
         tried = _with(free, axes, _DRAFT)

@@ -95,10 +95,10 @@ def _check(fit: _Fit, module: Any, expected: State, file: str, factory: str) -> 
     missing = [name for name in expected if name not in fit.names and not name.endswith(_COUNTERS)]
     missing = [name for name in missing if not _tied(module, name, fit.names)]
     if missing:
-        faults.append(f"{len(missing)} weights are missing in the file: {_some(missing)}.")
+        faults.append(f"Missing in the file ({len(missing)}): {_some(missing)}.")
     left = [name for name in fit.left if not name.endswith(_COUNTERS) and fit.state[name].is_floating_point()]
     if left:
-        faults.append(f"{len(left)} are left over: {_some(left)}.")
+        faults.append(f"Left over ({len(left)}): {_some(left)}.")
     for own, name in fit.names.items():
         have, want = fit.state[name], expected[own]
         if have.shape != want.shape:
@@ -137,7 +137,7 @@ def _notes(fit: _Fit, expected: State) -> Iterator[str]:
         yield f"'{fit.prefix[:100]}' was taken off their names."
         outside = len(fit.state) - len(fit.names) - len(fit.left)
         if outside:
-            yield f"{outside} weights outside of it were not used."
+            yield f"Weights without it were not used: {outside}."
     kinds = {fit.state[name].dtype for own, name in fit.names.items() if expected[own].dtype == torch.float32}
     small = sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.float32} if kind.is_floating_point)
     if small:

@@ -67,11 +67,7 @@ def screen(path: Path) -> None:
     reader = _reader(path)
     names: list[str] = list(reader.get_file_names())
     if any(name.startswith("data/aotinductor/") for name in names):
-        raise Refused(
-            f"'{path.name}' is an AOTInductor package.",
-            "It holds compiled native code, and no graph that could be converted or checked.",
-            "Save the program itself: torch.export.save(exported_program, 'model.pt2').",
-        )
+        raise compiled(path)
     for name in names:
         if name.endswith((".pt", ".pth")):
             _check_pickle(path, name, reader.read_bytes(name))
@@ -81,6 +77,15 @@ def screen(path: Path) -> None:
             _check_program(path, _json(path, name, reader))
         elif name.endswith((".so", ".pyd", ".dylib", ".py", ".cpp")):
             raise _needs_trust(path, f"the file {name} inside it")
+
+
+def compiled(path: Path) -> Refused:
+    """The words for a package of torch._inductor.aoti_compile_and_package."""
+    return Refused(
+        f"'{path.name}' is an AOTInductor package.",
+        "It holds compiled native code, and no graph that could be converted or checked.",
+        "Save the program itself: torch.export.save(exported_program, 'model.pt2').",
+    )
 
 
 def _reader(path: Path) -> Any:

@@ -1,9 +1,9 @@
 """Looking into files of torch.save and torch.jit.save without loading them.
 
 Both write a zip whose members lie in one folder: `data.pkl` (a pickle whose tensors refer to `data/0` …), `version`;
-TorchScript also has `constants.pkl` and `code/`. Before PyTorch 1.6 torch.save wrote pickles one behind the other: a magic
-number, the version of the protocol, the system, the object, the keys of the storages. Sources: torch/serialization.py,
-caffe2/serialize/inline_container.h, torch/csrc/jit/serialization/export_module.cpp.
+TorchScript also has `constants.pkl` and `code/`. Before PyTorch 1.6 torch.save wrote pickles one behind the other: a
+magic number, the version of the protocol, the system, the object, the keys of the storages. Sources:
+torch/serialization.py, caffe2/serialize/inline_container.h, torch/csrc/jit/serialization/export_module.cpp.
 """
 
 from __future__ import annotations

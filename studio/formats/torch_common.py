@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from studio.core.errors import InvalidInput, NeedsExtra, StepFailed
 
 OPSET = 20
-"""The highest that both of PyTorch's exporters write. 21 to 25 bring nothing that ONNX Runtime runs faster on a CPU; the
-Attention operator of 23 fails there with masks that are broadcast (PyTorch 2.13, ONNX Runtime 1.31)."""
+"""The highest that both of PyTorch's exporters write. Later ones bring nothing that ONNX Runtime runs faster on a CPU,
+and the Attention operator of 23 fails there with masks that are broadcast (PyTorch 2.13, ONNX Runtime 1.31)."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 EXPORT_FIX = (
     "Or export it yourself: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2'); "
@@ -41,9 +44,11 @@ def tools(*more: str) -> dict[str, str]:
 
 
 def said(error: BaseException, length: int = 400) -> str:
-    """What an error of PyTorch says, on one line that ends with a full stop."""
+    """What an error of PyTorch says, or what lies behind it, on one line that ends with a full stop."""
+    while error.__cause__ is not None and type(error).__module__.startswith("torch.onnx"):
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = (lines or [type(error).__name__])[0][:length]
+    text = _COLOURS.sub("", (lines or [type(error).__name__])[0])[:length]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

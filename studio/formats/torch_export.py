@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import zipfile
+import zlib
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from studio.core.errors import InvalidInput, NeedsExtra, NeedsTrust, Refused, StepFailed, StudioError
-from studio.formats.base import Array, ArrivalFiles, Case, Converted, Feed, Kit, Recognition
-from studio.formats.onnx_files import INLINE_LIMIT, parse, write_whole
+from studio.core.errors import InvalidInput, NeedsTrust, Refused, StudioError
+from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition
+from studio.formats.pt2_screen import compiled
 from studio.formats.sniff import zip_names
-
-OPSET = 20
-_TOOLS = ("torch", "onnxscript", "onnx")
-_AGREE = 1e-3  # of an output's scale: enough to tell a batch that mixes up its rows from rounding
+from studio.formats.torch_common import OPSET, import_torch, loading, tools
 
 
 class TorchExportFormat:
@@ -41,49 +37,80 @@ class TorchExportFormat:
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         path = recognition.model
         kit.report(0.0, "loading PyTorch")
-        _import_torch(path)
+        import_torch(f"'{path.name}' is a PyTorch program.")
+        from studio.formats import _exported
+        from studio.formats._torch_choice import output_shapes
         from studio.formats._torch_program import TorchProgram
 
         kit.report(0.3, "looking for code in the file")
         program = _load(path, kit, TorchProgram)
         kit.report(0.4, "converting to ONNX")
         notes: list[str] = []
-        cases: tuple[Case, ...] | None = None
+        made: _Made | None = None
         relaxed = program.relaxed()
         if relaxed is not None:
-            cases = self._relaxed(relaxed, program, out_dir, kit)
-            if cases is not None:
+            made = self._relaxed(relaxed, program, out_dir, kit)
+            if made is not None:
                 notes.append(
                     f"It was exported for {_rows(program.static_rows)} at a time. The batch was made free, and "
                     "the rows of larger batches were seen to equal the original's."
                 )
             else:
                 notes.append(f"It takes exactly {_rows(program.static_rows)} at a time, as it was exported.")
-        if cases is None:
+        if made is None:
             kit.report(0.6, "converting to ONNX")
-            written = _write(program.to_onnx(OPSET), out_dir)
-            cases = _cases(program, written, kit)
-        weights = tuple(sorted(child for child in out_dir.iterdir() if len(child.name) == 64))
-        tools = {name: importlib.metadata.version(name) for name in _TOOLS}
+            made = _made(program, program, out_dir, kit)
+        others = tuple(Case(inputs=feed, outputs=made.model.run(feed)) for feed in program.others(made.model))
+        cases = (*made.cases, *others)
+        inputs = {spec.name: spec.shape for spec in made.model.signature().inputs}
+        _exported.declare(made.proto, inputs, output_shapes(made.model, cases))
+        _exported.leave_out_traces(made.proto)
+        graph, weights = _exported.write_model(made.proto, out_dir)
         return Converted(
-            graph=out_dir / "model.onnx",
+            graph=graph,
             weights=weights,
-            cases=cases,
+            cases=made.cases if files.samples is not None else cases,
             sources=(path,),
             notes=tuple(notes),
-            tools=tools,
+            tools=tools(),
         )
 
-    def _relaxed(self, relaxed: Any, program: Any, out_dir: Path, kit: Kit) -> tuple[Case, ...] | None:
-        """Cases of a graph with the batch made free, or None when its rows are not those of the original."""
+    def _relaxed(self, relaxed: Any, program: Any, out_dir: Path, kit: Kit) -> _Made | None:
+        """A graph with the batch made free, or None when its rows are not those of the original."""
+        from studio.formats._exported import agree
+
         try:
-            graph = _write(relaxed.to_onnx(OPSET), out_dir)
-            cases = _cases(program, graph, kit)
-            outputs = kit.run(graph, tuple(case.inputs for case in cases))
+            made = _made(relaxed, program, out_dir, kit)
+            outputs = kit.run(made.graph, tuple(case.inputs for case in made.cases))
         except StudioError:
             return None
-        same = all(_agree(case.outputs, own) for case, own in zip(cases, outputs, strict=True))
-        return cases if same and len(cases) > 1 else None
+        return made if agree(made.cases, outputs) and len(made.cases) > 1 else None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A graph, the original as a model with its names, and runs of the original."""
+
+    proto: Any
+    graph: Path
+    model: Any
+    cases: tuple[Case, ...]
+
+
+def _made(exported: Any, original: Any, out_dir: Path, kit: Kit) -> _Made:
+    from studio.formats._exported import write_model
+
+    proto = exported.to_onnx(OPSET)
+    graph, _ = write_model(proto, out_dir)
+    model = original.model(kit.signature(graph))
+    kit.report(0.8, "running the original")
+    failure: StudioError | None = None
+    for runs in kit.runs(model.signature(), model.ranges()):
+        try:
+            return _Made(proto, graph, model, tuple(Case(inputs=feed, outputs=model.run(feed)) for feed in runs))
+        except StudioError as error:
+            failure = error
+    raise failure or Refused("There are no inputs to run the model on.")
 
 
 def _rows(count: int) -> str:
@@ -91,6 +118,7 @@ def _rows(count: int) -> str:
 
 
 def _is_pt2(path: Path) -> bool:
+    """Whether it is one. Raises Refused for a package of compiled code, which is marked as one too."""
     names = zip_names(path)
     if names is None:
         return False
@@ -98,29 +126,15 @@ def _is_pt2(path: Path) -> bool:
     if len(marks) != 1:
         return False
     root = marks[0].partition("/")[0]
-    if not any(name.startswith(f"{root}/models/") and name.endswith(".json") for name in names):
-        return False
     try:
         with zipfile.ZipFile(path) as archive, archive.open(marks[0]) as mark:
-            return mark.read(16).strip() == b"pt2"
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+            if mark.read(16).strip() != b"pt2":
+                return False
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error, EOFError):
         return False
-
-
-def _import_torch(path: Path) -> None:
-    try:
-        import onnxscript
-        import torch
-
-        del onnxscript, torch
-    except ModuleNotFoundError as error:
-        raise NeedsExtra(f"'{path.name}' is a PyTorch program.", "torch") from error
-    except (ImportError, OSError) as error:
-        raise StepFailed(
-            "PyTorch is installed, but can not be loaded.",
-            f"{error}.",
-            "Reinstall it: pip install 'ort-studio[torch]'.",
-        ) from error
+    if any(name.startswith(f"{root}/data/aotinductor/") for name in names):
+        raise compiled(path)
+    return any(name.startswith(f"{root}/models/") and name.endswith(".json") for name in names)
 
 
 def _load(path: Path, kit: Kit, kind: Any) -> Any:
@@ -132,58 +146,9 @@ def _load(path: Path, kit: Kit, kind: Any) -> Any:
     except NeedsTrust as asking:
         kit.trust(asking.code_files, asking.why)
         trusted = True
-    try:
-        with nullcontext() if trusted else no_pickles(path):
-            return kind.load(path, kit.threads)
-    except (StudioError, MemoryError):
-        raise
-    except Exception as error:  # torch raises anything on a damaged archive
-        raise InvalidInput(
-            f"PyTorch can not load '{path.name}'.",
-            f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0][:400]}.",
-            "Save it again with torch.export.save, best with the PyTorch that Studio has.",
-        ) from error
-
-
-def _write(model: Any, out_dir: Path) -> Path:
-    graph = out_dir / "model.onnx"
-    for old in out_dir.iterdir():
-        if len(old.name) == 64:
-            old.unlink()
-    if model.ByteSize() <= INLINE_LIMIT:
-        graph.write_bytes(model.SerializeToString())
-        return graph
-    import onnx
-
-    onnx.save(model, graph, save_as_external_data=True, location="weights.bin")
-    write_whole(parse(graph), out_dir, graph)
-    (out_dir / "weights.bin").unlink()
-    return graph
-
-
-def _cases(program: Any, graph: Path, kit: Kit) -> tuple[Case, ...]:
-    signature = kit.signature(graph)
-    inputs, outputs = [spec.name for spec in signature.inputs], [spec.name for spec in signature.outputs]
-    kit.report(0.8, "running the original")
-    failure: StudioError | None = None
-    for runs in kit.runs(signature, program.ranges(inputs)):
-        try:
-            return tuple(Case(inputs=feed, outputs=program.run(feed, inputs, outputs)) for feed in runs)
-        except StudioError as error:
-            failure = error
-    raise failure or Refused("There are no inputs to run the model on.")
-
-
-def _agree(expected: Feed, own: Feed) -> bool:
-    return all(name in own and _near(array, own[name]) for name, array in expected.items())
-
-
-def _near(expected: Array, own: Array) -> bool:
-    if expected.shape != own.shape:
-        return False
-    left, right = expected.astype(np.float64), own.astype(np.float64)
-    scale = float(np.max(np.abs(left[np.isfinite(left)]), initial=0.0))
-    return bool(np.allclose(left, right, rtol=_AGREE, atol=_AGREE * scale, equal_nan=True))
+    fix = "Save it again with torch.export.save, best with the PyTorch that Studio has."
+    with loading(path.name, fix), nullcontext() if trusted else no_pickles(path):
+        return kind.load(path, kit.threads)
 
 
 FORMAT = TorchExportFormat()

@@ -47,10 +47,6 @@ def _archive(names: list[str]) -> Known:
     found = _whole(names)
     if found is not None:
         return found
-    if any(tail.startswith("code/") for tail in tails):
-        return Known("a TorchScript file", _EXPORT_FIX)
-    if "data.pkl" in tails:
-        return Known("a pickled PyTorch file (a state_dict or a module)", f"{_PICKLE_WARNING} {_EXPORT_FIX}")
     if "serialized_exported_program.json" in names:
         return Known("a .pt2 file of PyTorch before 2.8", f"Save it again with a newer PyTorch. {_EXPORT_FIX}")
     if "schema.json" in names:
@@ -81,10 +77,6 @@ def _pickle(start: bytes) -> bool:
     return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
-def _safetensors(start: bytes) -> bool:
-    return len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000
-
-
 def _frozen_graph(start: bytes) -> bool:
     return start[:1] == b"\x0a" and (b"Placeholder" in start or b"Const" in start) and b"\x12" in start
 
@@ -102,7 +94,6 @@ _MAGIC = (
         lambda b: b[:6] in (b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c") or b[:4] == b"\x28\xb5\x2f\xfd",
         Known("packed in a way that is not unpacked here (RAR, 7z or Zstandard)", "Pack it as .zip or .tar.gz."),
     ),
-    (_safetensors, Known("a safetensors file: weights without a graph", _EXPORT_FIX)),
     (
         _frozen_graph,
         Known("a frozen TensorFlow graph", f"{_ONNX_FIX} For example: python -m tf2onnx.convert --graphdef FILE."),
