@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.core.errors import Conflict, NeedsSettings, NotFound
+from studio.core.errors import CodeFile, Conflict, NeedsSettings, NeedsTrust, NotFound
 from studio.core.views import SettingsTemplate
 from tests.cli.conftest import Run
 from tests.client.fake_engine import FakeEngine
@@ -96,3 +96,9 @@ def test_a_place_that_can_not_be_written_is_told(engine: FakeEngine, run: Run, m
         ran = run("init", str(model), *force)
         assert ran.code == 2
         assert "could not be written" in ran.err
+
+
+def test_who_has_to_trust_first_is_told_how(engine: FakeEngine, run: Run, model: Path) -> None:
+    asked = NeedsTrust((CodeFile(name="digits.pt", sha256="0" * 64),), "It calls a program.")
+    answers(engine, model.with_suffix(".toml"), problem=asked.problem)
+    assert "studio init --force digits.onnx" in run("init", str(model)).err

@@ -37,6 +37,8 @@ def init(session: Session, file: Path, force: bool, output: str | None) -> None:
     if made.problem is not None:
         say(f"It asks first: {made.problem.sentence()}")
         say("The questions are marked in the file.")
+        if made.problem.code == "needs_trust":
+            say(f"Add it and answer its job, then ask again: studio init --force {file.name}")
     emit(session, made, lambda: made.text.rstrip("\n") if to_stdout else made.path)
 
 
