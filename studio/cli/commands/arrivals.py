@@ -165,7 +165,7 @@ def _print_change(session: Session, job: Job) -> None:
 
 def where(job: Job) -> str:
     """What a row of the table says beside the state."""
-    if job.state == "done":
+    if job.state in ("done", "cancelled"):
         return job.note
     return job.problem.what if job.state == "waiting" and job.problem else job_line(job)
 
