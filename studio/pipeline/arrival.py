@@ -6,6 +6,7 @@ recognises; it is unpacked beside the task's output folder, and what comes out i
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,6 +93,7 @@ class _Opening:
         for depth in range(_DEEPEST):
             self._report(f"unpacking {inner.name}")
             folder = self._scratch / f"unpacked-{depth}"
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that found out that it needs an environment
             folder.mkdir()
             unpacked = unpack(inner, folder, self._allowance)
             self._left_out += unpacked.left_out

@@ -52,6 +52,13 @@ def test_a_model_in_an_archive_is_found(tmp_path: Path, pack: object) -> None:
     assert "net.bin" in found.notes[0]
 
 
+def test_an_archive_can_be_opened_again_in_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    archive = zipped(tmp_path / "net.zip", {"net.onnx": MODEL})
+    for _ in range(2):  # as when a conversion is run again in the environment that it needs
+        assert open_arrival((archive,), "net", tmp_path / "scratch").recognition.model.read_bytes() == MODEL
+
+
 def test_external_data_comes_out_beside_its_model(tmp_path: Path) -> None:
     members = {"net.onnx": outside("w.bin").SerializeToString(), "w.bin": weights().tobytes()}
     found = opened(tmp_path, zipped(tmp_path / "net.zip", members))
