@@ -63,7 +63,8 @@ def convolutional(opset: int, ir: int) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("Sub", ["c", "b"], ["d"], **({"broadcast": 1, "axis": 1} if old else {})),
-        helper.make_node("BatchNormalization", ["d", "s", "t", "m", "v"], ["e"], **infer),
+        # Many exporters left is_test out, and meant inference all the same.
+        helper.make_node("BatchNormalization", ["d", "s", "t", "m", "v"], ["e"]),
         helper.make_node("Relu", ["e"], ["f"]),
         helper.make_node("Dropout", ["f"], ["g"], **infer),
         helper.make_node("MaxPool", ["g"], ["h"], kernel_shape=[2, 2], strides=[2, 2]),
