@@ -11,10 +11,13 @@ PIECE = 1024 * 1024
 
 
 class Frames:
-    """A file, and the frame that is read first while there is one (PEP 3154)."""
+    """A file, and the frame that is read first while there is one (PEP 3154).
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+    `cut`: the file is only a beginning, so that a frame may end early.
+    """
+
+    def __init__(self, file: BinaryIO, cut: bool = False) -> None:
+        self.file, self._cut = file, cut
         self._frame: io.BytesIO | None = None
 
     def read(self, size: int) -> bytes:
@@ -80,4 +83,4 @@ class Frames:
         size = self.number(8)
         if self._frame is not None and self._frame.read(1):
             raise Broken("a frame begins inside another")
-        self._frame = io.BytesIO(self.raw(size))
+        self._frame = io.BytesIO(self.file.read(min(size, PIECE)) if self._cut else self.raw(size))

@@ -51,15 +51,20 @@ _APPENDABLE = frozenset({Name("collections", "deque")})
 class Machine(Stack):
     """One run over one pickle.
 
-    `names` in the order of their first look-up; `called`: those that are called, or handed to what calls them; `given`:
-    those that are called with arguments; `oddities`: what no pickler writes, but a pickle that hides something might (calls of what a call gave, methods
-    replaced by state). `file` stands behind the pickle afterwards.
+    `names` in the order of their first look-up; `called`: those that are called, or handed to what calls them, `given`
+    those that are called with arguments; `oddities`: what no pickler writes, but a pickle that hides something might
+    (calls of what a call gave, methods replaced by state). `file` stands behind the pickle afterwards.
     """
 
     def __init__(
-        self, file: BinaryIO, limits: Limits | None = None, arrays: bool = False, outer: Machine | None = None
+        self,
+        file: BinaryIO,
+        limits: Limits | None = None,
+        arrays: bool = False,
+        outer: Machine | None = None,
+        cut: bool = False,
     ) -> None:
-        super().__init__(file, limits or Limits())
+        super().__init__(file, limits or Limits(), cut)
         self._arrays, self._outer = arrays, outer
         self.names: dict[Name, None] = {} if outer is None else outer.names
         self.called: set[Name] = set() if outer is None else outer.called

@@ -25,8 +25,8 @@ class Limits:
 class Stack:
     """Values since the last mark, those below each mark, and numbered ones (the memo)."""
 
-    def __init__(self, file: BinaryIO, limits: Limits) -> None:
-        self._in, self.limits = Frames(file), limits
+    def __init__(self, file: BinaryIO, limits: Limits, cut: bool = False) -> None:
+        self._in, self.limits = Frames(file, cut), limits
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._below = 0  # values under all marks

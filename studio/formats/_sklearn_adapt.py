@@ -127,17 +127,17 @@ def _found(one: Any) -> Any:
 
 
 def _change(doubles: bool) -> Change:
-    transforming: set[int] = set()
+    inner: set[int] = set()  # steps that transform
 
     def change(one: Any) -> Any:
         kind = type(one).__name__
         one = _found(one)
         if kind == "Pipeline":
-            transforming.update(id(step) for _, step in one.steps[:-1])
-        elif kind == "ColumnTransformer":
+            inner.update(id(step) for _, step in one.steps[:-1])
+        elif kind == "ColumnTransformer" and hasattr(one, "transformers_"):
             one.transformers_ = [
-                (name, inner, positions(wanted, int(one.n_features_in_), feature_names(one)))
-                for name, inner, wanted in one.transformers_
+                (name, step, positions(wanted, int(one.n_features_in_), feature_names(one)))
+                for name, step, wanted in one.transformers_
             ]
         elif kind in ("VotingClassifier", "VotingRegressor") and getattr(one, "flatten_transform", False):
             one.flatten_transform = False  # of transform, which a classifier is not asked for
@@ -149,11 +149,15 @@ def _change(doubles: bool) -> Change:
             one.radius = None
         elif kind in ("CountVectorizer", "TfidfVectorizer") and hasattr(one, "stop_words_"):
             del one.stop_words_  # the converter would leave out whole documents that equal one
-        elif kind == "SimpleImputer" and np.asarray(one.statistics_).dtype.kind in "OUS":
+        elif kind == "SimpleImputer" and np.asarray(getattr(one, "statistics_", 0)).dtype.kind in "OUS":
             one.missing_values = ""
-        elif kind == "BayesianRidge":
+        elif kind in ("OneVsOneClassifier", "GaussianProcessClassifier") and _text_classes(one):
+            one.classes_ = np.arange(len(one.classes_))
+            if kind == "GaussianProcessClassifier" and len(one.classes_) == 2:
+                one.base_estimator_.classes_ = one.classes_
+        elif kind == "BayesianRidge" and hasattr(one, "coef_"):
             return _linear(one)
-        elif kind == "LinearDiscriminantAnalysis" and len(one.classes_) == 2 and id(one) not in transforming:
+        elif kind == "LinearDiscriminantAnalysis" and len(getattr(one, "classes_", ())) == 2 and id(one) not in inner:
             return _logistic(one)
         elif kind == "TreePredictor" and not doubles:
             one.nodes = one.nodes.copy()
@@ -161,6 +165,11 @@ def _change(doubles: bool) -> Change:
         return one
 
     return change
+
+
+def _text_classes(one: Any) -> bool:
+    classes = getattr(one, "classes_", None)
+    return isinstance(classes, np.ndarray) and classes.dtype.kind in "OUS"
 
 
 def rounded_down(values: Array) -> Array:

@@ -110,7 +110,6 @@ def _look(model: Any, columns: list[Column]) -> None:
             if not (isinstance(inner, str) and inner == "drop"):
                 _look(inner, [columns[place] for place in positions(wanted, len(columns), names)])
         return
-    _use(columns)
     if hasattr(model, "steps"):
         for _, step in model.steps:
             _look(step, columns)
@@ -123,6 +122,10 @@ def _look(model: Any, columns: list[Column]) -> None:
         for _, inner in model.transformer_list:
             _look(inner, columns)
         return
+    if hasattr(model, "best_estimator_"):
+        _look(model.best_estimator_, columns)
+        return
+    _use(columns)
     _facts(model, columns)
     for inner, subset in _inner(model, len(columns)):
         _look(inner, [columns[place] for place in subset])
@@ -173,7 +176,7 @@ def _facts(model: Any, columns: list[Column]) -> None:
     if isinstance(categories, list):
         for column, values in zip(columns, categories, strict=False):
             _category(column, np.asarray(values), getattr(model, "handle_unknown", "error") != "error")
-    if hasattr(model, "vocabulary_") and hasattr(model, "analyzer"):
+    if hasattr(model, "analyzer"):
         _vocabulary(model, columns[0])
     if kind in ("SimpleImputer", "KNNImputer"):
         for column in columns:
@@ -201,7 +204,7 @@ def _category(column: Column, values: Array, open_: bool) -> None:
 
 def _vocabulary(model: Any, column: Column) -> None:
     column.kind = TEXT
-    known = (word for word in model.vocabulary_ if isinstance(word, str))
+    known = (word for word in getattr(model, "vocabulary_", ("word",)) if isinstance(word, str))
     stops = sorted(model.get_stop_words() or ())[:: 1 if model.ngram_range[1] > 1 else 10][:100]
     column.words = (*islice(known, _MOST_WORDS), *stops)
     column.letters = model.analyzer != "word"

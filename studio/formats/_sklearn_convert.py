@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from studio.core.errors import InvalidInput, Refused, StudioError
+from studio.core.errors import InvalidInput, Refused, StepFailed, StudioError
 from studio.formats._sklearn_adapt import adapted, last, settle
 from studio.formats._sklearn_columns import NUMBER, TEXT, WHOLE, Column, columns_of, feature_names, width
 from studio.formats._sklearn_onnx import datatype, locale_for, to_onnx
-from studio.formats._sklearn_outputs import declare, forms, name_outputs
+from studio.formats._sklearn_outputs import declare, flatten_labels, forms, name_outputs
 from studio.formats._sklearn_rows import drawn
 from studio.formats._sklearn_source import INPUT, LABEL, PROBABILITIES, SCORES, TEXTS, Source, check_fitted
 from studio.formats.base import Array, Bounds, Case, Feed, Kit
@@ -80,8 +80,12 @@ def _attempt(source: Source, rows: Feed, locale: str, doubles: bool, path: Path,
     graph = to_onnx(model, inputs, locale)
     name_outputs(graph, source.model)
     path.write_bytes(graph.SerializeToString())
-    feeds = [_typed(_first(rows, count), doubles) for count in _DECLARED]
-    declare(graph, _DECLARED, kit.run(path, tuple(feeds)))
+    feeds = tuple(_typed(_first(rows, count), doubles) for count in _DECLARED)
+    answers = _run(source.model, path, feeds, kit)
+    if flatten_labels(graph, _DECLARED[0], answers[0]):
+        path.write_bytes(graph.SerializeToString())
+        answers = kit.run(path, feeds)
+    declare(graph, _DECLARED, answers)
     path.write_bytes(graph.SerializeToString())
     feed = _typed(rows, doubles)
     expected = source.answers(feed, forms(graph))
@@ -89,6 +93,17 @@ def _attempt(source: Source, rows: Feed, locale: str, doubles: bool, path: Path,
     clear = ~_tied(expected)
     floats = [name for name, values in expected.items() if values.dtype.kind == "f"]
     return _Attempt(graph, doubles, max((_distance(expected[name], own[name], clear) for name in floats), default=0.0))
+
+
+def _run(model: Any, path: Path, feeds: tuple[Feed, ...], kit: Kit) -> list[Feed]:
+    try:
+        return kit.run(path, feeds)
+    except (Refused, StepFailed) as error:
+        raise Refused(
+            f"The graph that skl2onnx makes of this {type(model).__name__} does not run.",
+            f"{error.why}",
+            "Train it with other settings, or another estimator; the job's log has the whole report.",
+        ) from error
 
 
 def _distance(expected: Array, own: Array, clear: Array) -> float:
@@ -144,11 +159,13 @@ def _sample_arrays(samples: Path | None) -> Feed:
 
 
 def _each_alone(model: Any, columns: Sequence[Column], samples: Path | None, kit: Kit) -> bool:
-    """Whether each column becomes an input: where texts and numbers mix, or the user speaks of columns by name."""
+    """Whether each column becomes an input: where texts and numbers mix, some are not used, or the user names one."""
     if width(model) is None:
         return False
     names = {column.name for column in columns}
     if names & (set(kit.settings.inputs) | set(_sample_arrays(samples))):
+        return True
+    if not all(column.used for column in columns):
         return True
     kinds = {column.kind for column in columns if column.used}
     return TEXT in kinds and (len(kinds) > 1 or bool(feature_names(model)))
@@ -237,6 +254,10 @@ def _notes(source: Source, made: _Attempt, locale: str) -> tuple[str, ...]:
     empty = [column.name for column in source.columns if column.kind == TEXT and column.missing]
     if empty:
         notes.append(f"An empty text stands for a missing value: {', '.join(empty[:_NAMES])}.")
+    if any(column.letters for column in source.columns):
+        notes.append(
+            "It counts letters: two blanks are two here, while scikit-learn takes runs of white space for one."
+        )
     if made.doubles:
         notes.append("It takes 64-bit floats: with 32-bit ones its answers strayed from the original's.")
     if locale not in ("", "C"):

@@ -23,6 +23,7 @@ OPSET, ML_OPSET, IR = 21, 3, 10
 BATCH = "batch"
 _DEFAULT_PATTERN = r"(?u)\b\w\w+\b"
 _LETTER = r"\p{L}\p{N}_"
+_CONTAINERS = ("Pipeline", "ColumnTransformer", "FeatureUnion")
 
 
 def to_onnx(model: Any, inputs: Sequence[tuple[str, str, int | None]], locale: str) -> Any:
@@ -68,7 +69,7 @@ def _options(model: Any, locale: str) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     final = last(model)
     for one in estimators_in(model):
-        allowed = _allowed(type(one))
+        allowed = {} if type(one).__name__ in _CONTAINERS else _allowed(type(one))
         own: dict[str, Any] = {}
         if "zipmap" in allowed:
             own["zipmap"] = False
@@ -76,8 +77,7 @@ def _options(model: Any, locale: str) -> dict[int, dict[str, Any]]:
             own["raw_scores"] = True
         if "tokenexp" in allowed and hasattr(one, "analyzer"):
             own["locale"] = locale
-            if one.analyzer == "word":
-                own["tokenexp"] = _pattern(one)
+            own["tokenexp"] = _pattern(one) if one.analyzer == "word" else "(?s:.)"
         if own:
             found[id(one)] = own
     return found
@@ -104,7 +104,9 @@ def _pattern(vectorizer: Any) -> str:
         return f"[{_LETTER}]{{2,}}"
     # \b around whole runs of letters says nothing that taking the longest run does not.
     runs = re.sub(r"^(\(\?u\))?(\\b)?|(\\b)?$", "", pattern)
-    runs = re.sub(r"\[([^]]*)\\w([^]]*)\]", rf"[\1{_LETTER}\2]", runs).replace("\\w", f"[{_LETTER}]")
+    runs = re.sub(r"\[([^]]*)\\w([^]]*)\]", lambda found: f"[{found[1]}{_LETTER}{found[2]}]", runs).replace(
+        "\\w", f"[{_LETTER}]"
+    )
     if re.search(r"\\b|\(\?|\\[1-9]|\\[dsDSW]", runs):
         raise Refused(
             f"The {type(vectorizer).__name__} splits texts with the pattern {pattern!r}.",
@@ -199,7 +201,8 @@ def _plain(value: Any) -> Any:
 def _can_not(model: Any, error: Exception) -> Refused:
     kinds = [type(one).__name__ for one in estimators_in(model) if hasattr(one, "get_params")]
     unknown = [one for one in estimators_in(model) if hasattr(one, "get_params") and not _known(type(one))]
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = str(error).partition("You may raise an issue")[0]
+    said = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     if unknown and type(error).__name__.startswith("Missing"):
         name = type(unknown[0]).__name__
         where = f"a step of this {kinds[0]}, {name}," if name != kinds[0] else f"{name}"
@@ -218,8 +221,7 @@ def _can_not(model: Any, error: Exception) -> Refused:
 def _known(kind: type) -> bool:
     from skl2onnx._supported_operators import sklearn_operator_name_map
 
-    containers = ("Pipeline", "ColumnTransformer", "FeatureUnion")
-    return kind in sklearn_operator_name_map or kind.__name__ in containers
+    return kind in sklearn_operator_name_map or kind.__name__ in _CONTAINERS
 
 
 def datatype(column: Column, doubles: bool) -> str:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.formats._sklearn_adapt import last
 from studio.formats._sklearn_onnx import BATCH
-from studio.formats._sklearn_source import PREDICTION, PROBABILITIES, SCORES
+from studio.formats._sklearn_source import LABEL, PREDICTION, PROBABILITIES, SCORES
 from studio.formats.base import Feed
 from studio.formats.onnx_names import rename_outputs
 
@@ -21,11 +21,17 @@ def name_outputs(graph: Any, model: Any) -> None:
     """Give the outputs their names, in place, and each target of several its own probabilities."""
     final = last(model)
     _split(graph, final)
+    if type(final).__name__ == "VotingClassifier" and final.voting == "hard":
+        _drop(graph, PROBABILITIES)  # votes that are not counted by class
+    if type(final).__name__ == "MLPClassifier" and final.n_outputs_ > 1 and final.out_activation_ == "logistic":
+        _last_columns(graph, PROBABILITIES, final.n_outputs_)  # not those of all labels' opposites
+    _texts(graph, final)
+    _without_solving(graph)
     names = [output.name for output in graph.graph.output]
     new: dict[str, str] = {}
     if not hasattr(model, "predict_proba"):
         new[PROBABILITIES] = SCORES
-    if len(names) == 1:
+    if len(names) == 1 and names[0] != LABEL:
         new[names[0]] = PREDICTION if hasattr(model, "predict") else "transformed"
     rename_outputs(graph, {old: name for old, name in new.items() if old in names})
 
@@ -63,6 +69,68 @@ def _split(graph: Any, final: Any) -> None:
         added.append(helper.make_tensor_value_info(name, kind, [BATCH, len(own)]))
     del graph.graph.output[place]
     graph.graph.output.extend(added)
+
+
+def _drop(graph: Any, name: str) -> None:
+    for output in graph.graph.output:
+        if output.name == name:
+            graph.graph.output.remove(output)
+            return
+
+
+def _moved(graph: Any, name: str) -> str:
+    """Free the name of an output for a node that makes it anew. Returns the name of what it was."""
+    rename_outputs(graph, {name: f"{name}_before"})
+    for output in graph.graph.output:
+        if output.name == f"{name}_before":
+            output.name = name
+    return f"{name}_before"
+
+
+def _last_columns(graph: Any, name: str, count: int) -> None:
+    before = _moved(graph, name)
+    for part, value in (("starts", -count), ("ends", np.iinfo(np.int64).max), ("axes", 1)):
+        _constant(graph, f"{name}_{part}", np.asarray([value], np.int64))
+    bounds = [f"{name}_{part}" for part in ("starts", "ends", "axes")]
+    graph.graph.node.append(helper.make_node("Slice", [before, *bounds], [name]))
+
+
+def _texts(graph: Any, final: Any) -> None:
+    """Labels as the texts that they are, where the graph was made for their places."""
+    classes = getattr(final, "classes_", None)
+    if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "OUS":
+        return
+    for output in graph.graph.output:
+        if output.name == LABEL and output.type.tensor_type.elem_type == TensorProto.INT64:
+            before = _moved(graph, LABEL)
+            _constant(graph, f"{LABEL}_texts", np.asarray([str(one) for one in classes], dtype=object))
+            graph.graph.node.append(helper.make_node("Gather", [f"{LABEL}_texts", before], [LABEL]))
+            output.type.tensor_type.elem_type = TensorProto.STRING
+            return
+
+
+def _without_solving(graph: Any) -> None:
+    """L⁻¹·B in place of solving L·X = B for a constant L, which ONNX Runtime has no operator for."""
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for node in graph.graph.node:
+        if (node.op_type, node.domain) == ("Solve", "com.microsoft") and node.input[0] in constants:
+            matrix = numpy_helper.to_array(constants[node.input[0]])
+            name = f"{node.output[0]}_inverse"
+            _constant(graph, name, np.linalg.inv(matrix.astype(np.float64)).astype(matrix.dtype))
+            node.CopyFrom(helper.make_node("MatMul", [name, node.input[1]], list(node.output), name=node.name))
+
+
+def flatten_labels(graph: Any, rows: int, answer: Feed) -> bool:
+    """Make [rows, 1] and [1, rows] labels [rows], as scikit-learn gives them. Returns whether anything changed."""
+    if LABEL not in answer or np.shape(answer[LABEL]) not in ((rows, 1), (1, rows)):
+        return False
+    before = _moved(graph, LABEL)
+    _constant(graph, f"{LABEL}_flat", np.asarray([-1], np.int64))
+    graph.graph.node.append(helper.make_node("Reshape", [before, f"{LABEL}_flat"], [LABEL]))
+    for output in graph.graph.output:
+        if output.name == LABEL:
+            output.type.CopyFrom(helper.make_tensor_type_proto(output.type.tensor_type.elem_type, [BATCH]))
+    return True
 
 
 def _constant(graph: Any, name: str, value: Any) -> None:

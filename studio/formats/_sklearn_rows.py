@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -92,5 +93,6 @@ def _texts(generator: np.random.Generator, column: Column, count: int) -> Array:
             elif draw < 0.3:
                 word = word.upper() if draw < 0.15 else word.capitalize()
             text += word + (_JOINTS[int(generator.integers(len(_JOINTS)))] if place < size - 1 else "")
-        found[row] = text
+        # Where letters count, so do runs of white space, which scikit-learn takes for one: see _sklearn_convert's notes.
+        found[row] = re.sub(r"\s\s+", " ", text) if column.letters else text
     return found

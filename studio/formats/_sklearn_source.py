@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from studio.core.errors import Refused, StepFailed
-from studio.formats._sklearn_adapt import last
+from studio.formats._sklearn_adapt import estimators_in, last
 from studio.formats._sklearn_columns import TEXT, Column, feature_names, width
 from studio.formats.base import Array, Feed
 
@@ -39,11 +38,10 @@ class Source:
 
         Raises StepFailed when it refuses the inputs, Refused when it has no such answers.
         """
-        table = self._table(feed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                given = _answers(self.model, table, list(wanted))
+                given = self._given(feed, list(wanted))
             except (Refused, MemoryError):
                 raise
             except Exception as error:  # estimators raise whatever numpy does
@@ -54,25 +52,46 @@ class Source:
                 ) from error
         return {name: _shaped(name, given[name], *form) for name, form in wanted.items()}
 
-    def _table(self, feed: Feed) -> Any:
+    def _given(self, feed: Feed, wanted: Sequence[str]) -> dict[str, Any]:
+        try:
+            return _answers(self.model, self._table(feed, np.float64), wanted)
+        except ValueError as error:
+            if "dtype" not in str(error):
+                raise
+        # Trained on 32-bit floats, compiled code such as that of KMeans takes no others.
+        return _answers(self.model, self._table(feed, np.float32), wanted)
+
+    def _table(self, feed: Feed, kind: type) -> Any:
         """What the estimator takes: a list of texts, an array, or a data frame where types differ."""
         if not self.alone:
             (values,) = feed.values()
             if width(self.model) is None:
                 return [str(text) for text in values.ravel()]
-            return values.astype(np.float64) if values.dtype.kind == "f" else values
+            table = values.astype(kind) if values.dtype.kind == "f" else values
+            return _framed(table, self.model) if _by_name(self.model) else table
         rows = _rows(feed)
         listed: list[Array] = []
         for column in self.columns:
             values = feed[column.name][:, 0] if column.used else np.zeros(rows)
             if column.kind == TEXT and column.missing:
                 values = np.where(values == "", np.array(np.nan, dtype=object), values)
-            listed.append(values.astype(np.float64) if values.dtype.kind == "f" else values)
-        if feature_names(self.model) and importlib.util.find_spec("pandas"):
+            listed.append(values.astype(kind) if values.dtype.kind == "f" else values)
+        if feature_names(self.model):
             import pandas
 
             return pandas.DataFrame({column.name: values for column, values in zip(self.columns, listed, strict=True)})
         return np.stack([values.astype(object) for values in listed], axis=1)
+
+
+def _by_name(model: Any) -> bool:
+    """Whether a step picks its columns by their names."""
+    return bool(feature_names(model)) and any(type(one).__name__ == "ColumnTransformer" for one in estimators_in(model))
+
+
+def _framed(table: Array, model: Any) -> Any:
+    import pandas
+
+    return pandas.DataFrame(table, columns=list(feature_names(model)))
 
 
 def _rows(feed: Feed) -> int:

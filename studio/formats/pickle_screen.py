@@ -93,7 +93,7 @@ def first_look(head: bytes, arrays: bool = True) -> Screened | None:
 
     None when they are no pickle. Takes a few milliseconds at most.
     """
-    machine = Machine(io.BytesIO(head), _FIRST, arrays)
+    machine = Machine(io.BytesIO(head), _FIRST, arrays, cut=True)
     try:
         value = machine.run()
     except (Broken, OldJoblib):
