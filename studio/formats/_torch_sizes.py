@@ -90,18 +90,25 @@ def other_sizes(model: TorchModel) -> list[dict[str, int]]:
     """
     found: dict[str, list[int]] = {}
     for name, own in model.sizes.items():
-        tried = (1, 3, 4) if name == "batch" else (own + 3, *_OTHERS, own * 2)
-        found[name] = [size for size in tried if size != own and _runs(model, model.free, {name: size})][:2]
+        tried = (1, 3, 4) if name == "batch" else (own + 3, *_OTHERS, own * 2, own + 5)
+        found[name] = [size for size in tried if size != own and _runs(model, model.free, {name: size})]
         if not found[name]:
             raise InvalidInput(
                 f"The size '{name}' was said to be free, but the model does not run with other ones.",
                 _reason(model, {name: own + 1}),
                 f"Write the number {own} in its place.",
             )
-    if not found:
-        return []
-    sets = [{name: sizes[min(turn, len(sizes) - 1)] for name, sizes in found.items()} for turn in (0, 1)]
+    sets = [_different(found, turn) for turn in (0, 1)] if found else []
     return [sizes for sizes in sets if _runs(model, model.free, sizes)]
+
+
+def _different(found: Mapping[str, list[int]], turn: int) -> dict[str, int]:
+    """One size for each name, where possible no two the same: which of them an output follows is then plain."""
+    chosen: dict[str, int] = {}
+    for name, sizes in found.items():
+        ranked = [*sizes[turn:], *sizes]
+        chosen[name] = next((size for size in ranked if size not in chosen.values()), ranked[0])
+    return chosen
 
 
 def exporting_sizes(model: TorchModel) -> tuple[torch.Tensor, ...]:

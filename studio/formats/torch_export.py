@@ -57,6 +57,11 @@ class TorchExportFormat:
                 )
             else:
                 notes.append(f"It takes exactly {_rows(program.static_rows)} at a time, as it was exported.")
+        elif program.static_rows:
+            notes.append(
+                f"It takes exactly {_rows(program.static_rows)} at a time, as it was exported; its graph does not let "
+                "that be changed. Exported with dynamic_shapes, it would take any number."
+            )
         if made is None:
             kit.report(0.6, "converting to ONNX")
             made = _made(program, program, out_dir, kit)

@@ -43,7 +43,6 @@ def known_but_unsupported(path: Path) -> Known | None:
 
 
 def _archive(names: list[str]) -> Known:
-    tails = {name.partition("/")[2] for name in names}
     found = _whole(names)
     if found is not None:
         return found
