@@ -6,7 +6,6 @@ as Triton sends them; FP16 and BF16 come in as raw bytes alone.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -17,21 +16,24 @@ from google.protobuf.json_format import ParseDict
 import studio
 from studio.core.errors import InvalidInput, StudioError
 from studio.core.routing import Target
+from studio.serving.grpc.calls import Call, run_call
 from studio.serving.grpc.oip_messages import inference
-from studio.serving.http import Connection, Response
+from studio.serving.http import Response
 from studio.serving.problems import Unsupported
 from studio.serving.protocols import oip
 from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_tensors as tensors
 from studio.serving.protocols.oip_infer import (
-    Call,
+    Call as InferCall,
+)
+from studio.serving.protocols.oip_infer import (
     check_complete,
     check_input,
     check_parameters,
     results,
     wanted_outputs,
 )
-from studio.serving.service import Exchange, Service, count_failure
+from studio.serving.service import Service, count_failure
 from studio.serving.sessions import Array, LoadedModel, dtype_of
 
 SERVICE = "inference.GRPCInferenceService"
@@ -55,29 +57,20 @@ _CONTENTS = {
 Unary = Callable[[Service, Any], Awaitable[Any]]
 
 
-class Infer(Exchange):
-    """One ModelInfer request. The answer's body is the serialised message; `failed` says why there is none."""
+class Infer(Call):
+    """One ModelInfer."""
 
-    __slots__ = ("call", "failed")
+    __slots__ = ("call",)
     protocol = NAME
 
-    def start(self, model: LoadedModel, request: Any) -> None:
-        """Parse and run. Never raises."""
-        self.failed: StudioError | None = None
+    def begin_call(self, model: LoadedModel, request: Any) -> None:
         parsing = time.perf_counter_ns()
-        try:
-            self.call = call = parse(request, self.target)
-            self.parsing_ns = time.perf_counter_ns() - parsing
-            self.submit(model, call.inputs, call.outputs, call.timeout_us, call.priority)
-        except StudioError as error:
-            self.fail(error)
+        self.call = call = parse(request, self.target)
+        self.parsing_ns = time.perf_counter_ns() - parsing
+        self.submit(model, call.inputs, call.outputs, call.timeout_us, call.priority)
 
     def format(self, arrays: list[Array]) -> Response:
         return Response(200, answer(self.call, self.target, arrays).SerializeToString())
-
-    def error(self, error: StudioError) -> Response:
-        self.failed = error
-        return Response(error.http_status, b"")
 
 
 def _value(parameter: Any) -> Any:
@@ -89,11 +82,11 @@ def _plain(parameters: Any) -> dict[str, Any]:
     return {key: _value(parameter) for key, parameter in parameters.items()}
 
 
-def parse(request: Any, target: Target) -> Call:
+def parse(request: Any, target: Target) -> InferCall:
     """The call that a ModelInferRequest stands for, checked against the signature. Raises InvalidInput, Unsupported."""
     outputs = [{"name": output.name, "parameters": _plain(output.parameters)} for output in request.outputs]
     timeout_us, priority = check_parameters(_plain(request.parameters))
-    return Call(
+    return InferCall(
         id=request.id,
         inputs=_inputs(request, target),
         wanted=wanted_outputs({"outputs": outputs}, True, target),
@@ -166,7 +159,7 @@ def _from_contents(contents: Any, datatype: str, shape: tuple[int, ...], name: s
     return array.reshape(shape)
 
 
-def answer(call: Call, target: Target, arrays: list[Array]) -> Any:
+def answer(call: InferCall, target: Target, arrays: list[Array]) -> Any:
     """The ModelInferResponse. Raises InvalidInput for what can not be put as asked."""
     response = inference()["ModelInferResponse"](
         model_name=target.model, model_version=documents.version_name(target), id=call.id
@@ -187,24 +180,7 @@ async def infer(service: Service, request: Any) -> bytes:
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, started_ns, str(error))
         raise
-    future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-
-    def settle(response: Response) -> None:
-        if not future.done():
-            future.set_result(response)
-
-    connection = Connection()
-    exchange = Infer(service, target, connection, started_ns, settle)
-    exchange.start(model, request)
-    try:
-        response = await future
-    except asyncio.CancelledError:
-        for lost in tuple(connection.on_lost):
-            lost()
-        raise
-    if exchange.failed is not None:
-        raise exchange.failed
-    return response.body if isinstance(response.body, bytes) else bytes(response.body)
+    return await run_call(service, Infer, target, model, request, started_ns)
 
 
 async def stream(service: Service, requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:

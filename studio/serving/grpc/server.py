@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from studio.core.errors import StudioError
-from studio.serving.grpc import oip
+from studio.serving.grpc import oip, tfs
 from studio.serving.grpc.oip_messages import health, inference
 from studio.serving.service import Service
 
@@ -25,6 +25,11 @@ _CODES = {
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+_PREDICTION: dict[str, tuple[str, oip.Unary]] = {
+    "Predict": ("PredictRequest", tfs.predict),
+    "GetModelMetadata": ("GetModelMetadataRequest", tfs.metadata),
+}
+_MODEL: dict[str, tuple[str, oip.Unary]] = {"GetModelStatus": ("GetModelStatusRequest", tfs.status)}
 _log = logging.getLogger("studio.serving")
 
 
@@ -47,6 +52,8 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(oip.SERVICE, self._inference()),
+                grpc.method_handlers_generic_handler(tfs.PREDICTION, self._tensorflow(_PREDICTION)),
+                grpc.method_handlers_generic_handler(tfs.MODEL, self._tensorflow(_MODEL)),
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", self._health()),
             )
         )
@@ -74,6 +81,14 @@ class GrpcServer:
         request = inference()["ModelInferRequest"].FromString
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream, request, _serialised)
         return handlers
+
+    def _tensorflow(self, methods: dict[str, tuple[str, oip.Unary]]) -> dict[str, Any]:
+        return {
+            method: grpc.unary_unary_rpc_method_handler(
+                self._unary(answer), tfs.messages()[message].FromString, _serialised
+            )
+            for method, (message, answer) in methods.items()
+        }
 
     def _unary(self, answer: oip.Unary) -> Any:
         async def handle(request: Any, context: Any) -> Any:

@@ -1,0 +1,301 @@
+"""TensorFlow Serving's PredictionService and ModelService over gRPC.
+
+Sources: TensorFlow Serving, apis/prediction_service.proto, model_service.proto, model.proto, predict.proto,
+get_model_metadata.proto, get_model_status.proto; TensorFlow, framework/tensor.proto. A TensorProto is read from its
+`tensor_content` or from the list of its type, where one value stands for all.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from studio.core.errors import InvalidInput, NotFound, StudioError
+from studio.core.routing import Target
+from studio.core.tensors import TensorSpec
+from studio.serving.grpc.calls import Call, run_call
+from studio.serving.grpc.schema import Messages
+from studio.serving.http import Response
+from studio.serving.protocols.oip_infer import check_complete, check_input
+from studio.serving.protocols.oip_tensors import from_binary
+from studio.serving.service import Service, count_failure
+from studio.serving.sessions import Array, LoadedModel, dtype_of
+
+PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
+NAME = "tfs grpc"
+SIGNATURE = "serving_default"
+_SIGNATURES = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+
+_NOTATION = """
+Int64Value
+  1 int64 value
+Any
+  1 string type_url
+  2 bytes value
+TensorShapeProto
+  2 *TensorShapeProto.Dim dim
+  3 bool unknown_rank
+TensorShapeProto.Dim
+  1 int64 size
+  2 string name
+TensorProto
+  1 DataType dtype
+  2 TensorShapeProto tensor_shape
+  4 bytes tensor_content
+  5 *float float_val
+  6 *double double_val
+  7 *int32 int_val
+  8 *bytes string_val
+  10 *int64 int64_val
+  11 *bool bool_val
+  13 *int32 half_val
+  16 *uint32 uint32_val
+  17 *uint64 uint64_val
+ModelSpec
+  1 string name
+  2 Int64Value version?version_choice
+  4 string version_label?version_choice
+  3 string signature_name
+PredictRequest
+  1 ModelSpec model_spec
+  2 <string,TensorProto> inputs
+  3 *string output_filter
+PredictResponse
+  1 <string,TensorProto> outputs
+  2 ModelSpec model_spec
+GetModelMetadataRequest
+  1 ModelSpec model_spec
+  2 *string metadata_field
+GetModelMetadataResponse
+  1 ModelSpec model_spec
+  2 <string,Any> metadata
+SignatureDefMap
+  1 <string,SignatureDef> signature_def
+SignatureDef
+  1 <string,TensorInfo> inputs
+  2 <string,TensorInfo> outputs
+  3 string method_name
+TensorInfo
+  1 string name
+  2 DataType dtype
+  3 TensorShapeProto tensor_shape
+GetModelStatusRequest
+  1 ModelSpec model_spec
+GetModelStatusResponse
+  1 *ModelVersionStatus model_version_status
+ModelVersionStatus
+  1 int64 version
+  2 int32 state
+  3 StatusProto status
+StatusProto
+  1 int32 error_code
+  2 string error_message
+"""
+_AVAILABLE = 30
+"""ModelVersionStatus.State.AVAILABLE."""
+_DTYPES = (
+    *("DT_INVALID", "DT_FLOAT", "DT_DOUBLE", "DT_INT32", "DT_UINT8", "DT_INT16", "DT_INT8", "DT_STRING"),
+    *("DT_COMPLEX64", "DT_INT64", "DT_BOOL", "DT_QINT8", "DT_QUINT8", "DT_QINT32", "DT_BFLOAT16", "DT_QINT16"),
+    *("DT_QUINT16", "DT_UINT16", "DT_COMPLEX128", "DT_HALF", "DT_RESOURCE", "DT_VARIANT", "DT_UINT32", "DT_UINT64"),
+)
+_DATATYPES = {
+    "DT_FLOAT": ("FP32", "float_val"),
+    "DT_DOUBLE": ("FP64", "double_val"),
+    "DT_INT32": ("INT32", "int_val"),
+    "DT_UINT8": ("UINT8", "int_val"),
+    "DT_INT16": ("INT16", "int_val"),
+    "DT_INT8": ("INT8", "int_val"),
+    "DT_UINT16": ("UINT16", "int_val"),
+    "DT_STRING": ("BYTES", "string_val"),
+    "DT_INT64": ("INT64", "int64_val"),
+    "DT_BOOL": ("BOOL", "bool_val"),
+    "DT_BFLOAT16": ("BF16", "half_val"),
+    "DT_HALF": ("FP16", "half_val"),
+    "DT_UINT32": ("UINT32", "uint32_val"),
+    "DT_UINT64": ("UINT64", "uint64_val"),
+}
+_NUMBERS = {datatype: _DTYPES.index(name) for name, (datatype, _) in _DATATYPES.items()}
+
+
+@cache
+def messages() -> Messages:
+    """Package `tensorflow.serving`, with what it uses of others: names do not travel, only numbers do."""
+    return Messages("tensorflow.serving", _NOTATION, {"DataType": _DTYPES})
+
+
+class Predict(Call):
+    """One Predict."""
+
+    __slots__ = ("wanted",)
+    protocol = NAME
+
+    def begin_call(self, model: LoadedModel, request: Any) -> None:
+        parsing = time.perf_counter_ns()
+        inputs = _inputs(request, self.target)
+        self.wanted = _wanted(request, self.target)
+        self.parsing_ns = time.perf_counter_ns() - parsing
+        names = tuple(spec.name for spec in self.wanted)
+        self.submit(model, inputs, None if names == _all(self.target) else names)
+
+    def format(self, arrays: list[Array]) -> Response:
+        response = messages()["PredictResponse"]()
+        _fill_spec(response.model_spec, self.target)
+        for spec, array in zip(self.wanted, arrays, strict=True):
+            _fill(response.outputs[spec.name], array, spec.datatype)
+        return Response(200, response.SerializeToString())
+
+
+def _all(target: Target) -> tuple[str, ...]:
+    return tuple(spec.name for spec in target.signature.outputs)
+
+
+def _wanted(request: Any, target: Target) -> tuple[TensorSpec, ...]:
+    if not request.output_filter:
+        return target.signature.outputs
+    specs = {spec.name: spec for spec in target.signature.outputs}
+    for name in request.output_filter:
+        if name not in specs:
+            raise InvalidInput(f"output tensor alias not found in signature: {name[:100]}")
+    return tuple(specs[name] for name in dict.fromkeys(request.output_filter))
+
+
+def _inputs(request: Any, target: Target) -> dict[str, Array]:
+    specs = target.input_specs
+    arrays: dict[str, Array] = {}
+    for name, tensor in request.inputs.items():
+        spec = specs.get(name)
+        if spec is None:
+            raise InvalidInput(
+                f"input tensor alias not found in signature: {name[:100]}. Inputs expected to be in the set"
+                f" {{{','.join(specs)}}}."
+            )
+        arrays[name] = read_tensor(tensor, spec, target)
+    check_complete(specs, arrays, target)
+    return arrays
+
+
+def read_tensor(tensor: Any, spec: TensorSpec, target: Target) -> Array:
+    """The array of a TensorProto. Raises InvalidInput."""
+    known = _DATATYPES.get(_DTYPES[tensor.dtype] if 0 <= tensor.dtype < len(_DTYPES) else "")
+    if known is None:
+        raise InvalidInput(f"input '{spec.name}' has a datatype that is not served here.")
+    datatype, field = known
+    shape = check_input({"datatype": datatype, "shape": [dim.size for dim in tensor.tensor_shape.dim]}, spec, target)
+    if tensor.tensor_content and datatype != "BYTES":
+        return from_binary(memoryview(tensor.tensor_content), datatype, shape, spec.name, target.model)
+    values = list(getattr(tensor, field))
+    count = int(np.prod(shape, dtype=np.int64))
+    if not 1 <= len(values) <= count:
+        raise InvalidInput(f"input '{spec.name}' has {len(values)} values, and its shape {list(shape)} needs {count}.")
+    if datatype == "BYTES":
+        try:
+            array = np.array([value.decode() for value in values], dtype=object)
+        except UnicodeDecodeError:
+            raise InvalidInput(f"an element of input '{spec.name}' is not valid UTF-8.") from None
+    elif field == "half_val":
+        if min(values) < 0 or max(values) > 0xFFFF:
+            raise InvalidInput(f"a value of input '{spec.name}' is no 16-bit float.")
+        array = np.array(values, np.uint16).view(dtype_of(datatype))
+    else:
+        dtype = dtype_of(datatype)
+        if dtype.kind in "iu" and (min(values) < np.iinfo(dtype).min or max(values) > np.iinfo(dtype).max):
+            raise InvalidInput(f"a value of input '{spec.name}' is out of the range of {datatype}.")
+        array = np.array(values).astype(dtype)
+    if len(values) < count:  # the last value stands for all that are left out
+        array = np.concatenate([array, np.full(count - len(values), array[-1], dtype=array.dtype)])
+    return array.reshape(shape)
+
+
+def _fill(tensor: Any, array: Array, datatype: str) -> None:
+    tensor.dtype = _NUMBERS[datatype]
+    for size in array.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    if datatype == "BYTES":
+        texts = (value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
+        tensor.string_val.extend(texts)
+    else:
+        tensor.tensor_content = array.tobytes()
+
+
+def _fill_spec(spec: Any, target: Target) -> None:
+    spec.name = target.model
+    spec.version.value = target.version
+    spec.signature_name = SIGNATURE
+
+
+def _version(spec: Any) -> str:
+    """The version or label that is asked for, '' for none. Clients send a version of 0 for the latest."""
+    if spec.WhichOneof("version_choice") == "version":
+        return str(spec.version.value) if spec.version.value else ""
+    label: str = spec.version_label
+    return label
+
+
+def resolve(service: Service, spec: Any) -> Target:
+    """The target of a ModelSpec. Raises NotFound in their words, InvalidInput."""
+    if spec.signature_name not in ("", SIGNATURE):
+        raise InvalidInput(f"Serving signature name: '{spec.signature_name[:60]}' not found in signature def")
+    version = _version(spec)
+    try:
+        return service.router.resolve(spec.name, version)
+    except NotFound:
+        asked = f"Specific({spec.name[:120]}, {version[:60]})" if version else f"Latest({spec.name[:120]})"
+        raise NotFound(f"Servable not found for request: {asked}") from None
+
+
+async def predict(service: Service, request: Any) -> bytes:
+    """PredictionService.Predict: the serialised answer. Raises StudioError."""
+    started_ns = time.perf_counter_ns()
+    target: Target | None = None
+    try:
+        target = resolve(service, request.model_spec)
+        model = service.router.model(target) or await service.router.loaded_model(target)
+    except StudioError as error:
+        count_failure(service, target, NAME, error.http_status, started_ns, str(error))
+        raise
+    return await run_call(service, Predict, target, model, request, started_ns)
+
+
+async def metadata(service: Service, request: Any) -> Any:
+    """PredictionService.GetModelMetadata. Raises StudioError."""
+    if list(request.metadata_field) != ["signature_def"]:
+        raise InvalidInput("Metadata field not supported, or none: only 'signature_def' is.")
+    target = resolve(service, request.model_spec)
+    signatures = messages()["SignatureDefMap"]()
+    definition = signatures.signature_def[SIGNATURE]
+    definition.method_name = "tensorflow/serving/predict"
+    for side, specs in ((definition.inputs, target.signature.inputs), (definition.outputs, target.signature.outputs)):
+        for spec in specs:
+            info = side[spec.name]
+            info.name = spec.name
+            info.dtype = _NUMBERS[spec.datatype]
+            for size in spec.wire_shape:
+                info.tensor_shape.dim.add(size=size)
+    response = messages()["GetModelMetadataResponse"]()
+    response.model_spec.name = target.model
+    response.model_spec.version.value = target.version
+    response.metadata["signature_def"].type_url = _SIGNATURES
+    response.metadata["signature_def"].value = signatures.SerializeToString()
+    return response
+
+
+async def status(service: Service, request: Any) -> Any:
+    """ModelService.GetModelStatus. Raises StudioError."""
+    spec = request.model_spec
+    named = bool(_version(spec))
+    try:
+        target = resolve(service, spec)
+    except NotFound as error:
+        if named:
+            raise
+        raise NotFound(f"Could not find any versions of model {spec.name[:120]}") from error
+    routes = service.router.routes(target.model)
+    versions = [target.version] if named else sorted({each.version for each in routes.targets.values()}, reverse=True)
+    response = messages()["GetModelStatusResponse"]()
+    for version in versions:
+        row = response.model_version_status.add(version=version, state=_AVAILABLE)
+        row.status.error_code = 0
+    return response
