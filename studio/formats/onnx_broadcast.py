@@ -2,7 +2,7 @@
 
 onnx.version_converter adds one size too many when an operand is aligned from an axis on (a bias of shape [4] added to
 [n, 4, 8, 8] with axis=1 becomes [4, 1, 1, 1]); so that is done here, before it runs.
-Source: onnx, docs/Changelog.md, "Add-6": `axis` is where the second operand's sizes begin in the first's.
+Source: onnx, docs/Changelog.md, "Add-6": `axis` is where the second operand's sizes begin in the first's; "PRelu-6".
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def operands_aligned(model: Any) -> Any:
     nodes = []
     for place, node in enumerate(copy.graph.node):
         axis = next((entry.i for entry in node.attribute if entry.name == "axis"), None)
-        if node.op_type in _BINARY and node.domain in ("", "ai.onnx") and axis is not None:
+        if node.op_type == "PRelu":
+            axis = 1  # one slope a channel
+        if node.op_type in (*_BINARY, "PRelu") and node.domain in ("", "ai.onnx") and axis is not None:
             first, second = (ranks.get(name) for name in node.input[:2])
             if first is not None and second is not None:
                 start = axis + first if axis < 0 else axis

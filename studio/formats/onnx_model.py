@@ -108,15 +108,24 @@ class _Job:
         """The first way whose graph answers as the original; whether the last one does is the pipeline's to judge."""
         why = ""
         for way, last in _with_last(candidates):
+            as_dropped = unchanged and not way.notes
             try:
-                signature = self._written(way, unchanged and not way.notes)
-                source, notes = self._source(way)
+                signature = self._written(way, as_dropped)
+                # What has just been loaded is the dropped file itself.
+                source, notes = (RuntimeSource(self.original, self.kit), ()) if as_dropped else self._source(way)
             except StudioError:
                 if last:
                     raise
                 why = "what the version converter made of it does not run"
                 continue
-            runs, answers = self._run(source, signature)
+            try:
+                runs, answers = self._run(source, signature)
+            except StudioError as error:
+                if not isinstance(source, ReferenceSource) or not self._runs(signature):
+                    raise
+                # The graph runs where its definition in Python does not: that lacks something.
+                source, notes = self._without_reference(way, error)
+                runs, answers = self._run(source, signature)
             axes = self._axes(way.model, signature, runs, answers)
             cases = tuple(
                 Case(inputs=feed, outputs=plainly(answer, self.plain, axes))
@@ -149,17 +158,28 @@ class _Job:
         try:
             source = ReferenceSource(with_weights(parse(self.original), self.original.parent))
         except Refused as error:
-            if way.same and not self.plain.notes:
-                words = "Nothing here runs the dropped file itself: its graph was compared with itself, unoptimised."
-                return RuntimeSource(self.graph, self.kit), (words,)
-            if trouble is None:
-                return runtime, ()
-            raise Refused(
-                "The model had to be changed to run, and nothing here runs it unchanged to compare with.",
-                f"{trouble.what} {trouble.why} {error.why}",
-                "Export it again with an opset between 13 and 21.",
-            ) from error
+            return self._without_reference(way, error)
         return source, (f"It was compared with {source.what}, since ONNX Runtime does not run the dropped file.",)
+
+    def _without_reference(self, way: Way, error: StudioError) -> tuple[Source, tuple[str, ...]]:
+        if way.same and not self.plain.notes:
+            words = "Nothing here runs the dropped file itself: its graph was compared with itself, unoptimised."
+            return RuntimeSource(self.graph, self.kit), (words,)
+        raise Refused(
+            "The model had to be changed to run, and nothing here runs it unchanged to compare with.",
+            f"ONNX Runtime does not run opset {way.before}, nor does onnx.reference run this graph: {error.why}",
+            "Export it again with an opset between 13 and 21.",
+        ) from error
+
+    def _runs(self, signature: Signature) -> bool:
+        """Whether the graph runs on any of the inputs that the original was tried on."""
+        for runs in self.kit.runs(signature, dict(self.words)):
+            try:
+                self.kit.run(self.graph, runs, optimised=False)
+            except StudioError:
+                continue
+            return True
+        return False
 
     def _run(self, source: Source, signature: Signature) -> tuple[tuple[Feed, ...], list[Feed]]:
         """The first set of inputs that the source runs on, and its answers."""

@@ -86,6 +86,45 @@ def test_what_no_one_can_upgrade_is_refused_with_both_versions(tmp_path: Path) -
     assert "opset 7 and later" in caught.value.why
 
 
+@pytest.mark.parametrize("case", ["alone", "with channels"])
+def test_slopes_of_opset_6_are_one_a_channel(tmp_path: Path, case: str) -> None:
+    shape = ("n", 3) if case == "alone" else ("n", 3, 2, 2)
+    slopes = np.float32([0.1, 0.2, 0.3])
+    node = helper.make_node("PRelu", ["x", "b"], ["y"])
+    model = built([node], [value("x", shape=shape)], [value("y", shape=shape)], [tensor("b", slopes)], opset=6, ir=4)
+    result = take_in(save(model, tmp_path / "slopes.onnx"))
+    x = np.random.default_rng(2).standard_normal((4, *shape[1:])).astype(np.float32)
+    expected = np.where(x < 0, x * slopes.reshape(3, *(1,) * (x.ndim - 2)), x)
+    np.testing.assert_allclose(answers(result.graph_path, {"x": x})["y"], expected, rtol=1e-6)
+
+
+def test_what_nothing_runs_unchanged_is_not_taken_unchecked(tmp_path: Path) -> None:
+    # The converter knows Upsample of opset 6, and its result runs; nothing here runs the original.
+    node = helper.make_node("Upsample", ["x"], ["y"], height_scale=2.0, width_scale=2.0, mode="nearest")
+    inputs, outputs = [value("x", shape=("n", 3, 4, 4))], [value("y", shape=("n", 3, 8, 8))]
+    with pytest.raises(Refused, match="nothing here runs it unchanged") as caught:
+        take_in(save(built([node], inputs, outputs, opset=6, ir=4), tmp_path / "up.onnx"))
+    assert "opset 6" in caught.value.why
+    assert "Upsample" in caught.value.why
+
+
+def test_a_header_alone_need_not_be_checked_by_another(tmp_path: Path) -> None:
+    # onnx.reference has no operators of ONNX Runtime's own; the graph itself is the same in both opsets.
+    node = helper.make_node("FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft")
+    model = built(
+        [node],
+        [value("x")],
+        [value("y", shape=("n", 3))],
+        [tensor("w", np.ones((4, 3), np.float32))],
+        opset=28,
+        ir=14,
+        domains={"com.microsoft": 1},
+    )
+    result = take_in(save(model, tmp_path / "own.onnx"))
+    assert result.graph.opset == limits().opset
+    assert any("compared with itself" in note for note in result.notes)
+
+
 def test_the_newest_exporter_s_defaults_are_lowered(tmp_path: Path, format_row: Callable[..., None]) -> None:
     model = convolutional(onnx.defs.onnx_opset_version(), onnx.IR_VERSION)
     path = save(model, tmp_path / "new.onnx")
