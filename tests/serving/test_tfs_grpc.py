@@ -47,7 +47,7 @@ def test_the_official_client_is_answered(served: Child, client: Any) -> None:
     np.testing.assert_allclose(answer, rows, rtol=1e-5, atol=1e-30)
     np.testing.assert_allclose(client.predict({"x": ROWS}, "digits", 2), rows, rtol=1e-5, atol=1e-30)
     assert client.get_model_status("digits") == {
-        number: {"state": "AVAILABLE", "error_code": 0, "error_message": "OK"} for number in (3, 2)
+        number: {"state": "AVAILABLE", "error_code": 0, "error_message": ""} for number in (3, 2)
     }
     metadata = client.get_model_metadata("digits")
     assert metadata["inputs"] == {"x": {"shape": [-1, 64], "dtype": "DT_FLOAT"}}
