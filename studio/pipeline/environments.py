@@ -56,7 +56,8 @@ class Made:
     made: float
 
 
-_LINUX_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+_NO_PC = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 ENVIRONMENTS = {
     one.name: one
     for one in (
@@ -64,8 +65,8 @@ ENVIRONMENTS = {
             name="tensorflow",
             title="TensorFlow SavedModel, frozen graphs, TensorFlow Lite",
             requirements=(
-                f"tensorflow-cpu==2.21.0; {_LINUX_PC}",
-                f"tensorflow==2.21.0; not ({_LINUX_PC})",
+                f"tensorflow-cpu==2.21.0; {_PC}",
+                f"tensorflow==2.21.0; {_NO_PC}",
                 "tf2onnx==1.17.0",
             ),
             modules=("tensorflow", "tf2onnx"),

@@ -271,7 +271,11 @@ def _no_packages(talk: Talk) -> StudioError:
         )
     if "No space left on device" in text:
         return Unavailable(what, "The disk is full.", "Make room, then retry.")
-    reasons = [line.removeprefix("ERROR: ") for line in talk.lines if line.startswith("ERROR: ")]
+    reasons = [
+        line.removeprefix("ERROR: ")
+        for line in talk.lines
+        if line.startswith("ERROR: ") and line != "ERROR: Exception:"
+    ]
     return StepFailed(
         what,
         f"pip says: {(reasons or [_last(talk.lines)])[0][:400].rstrip('.')}.",

@@ -64,7 +64,7 @@ def follow(client: Client, row: EnvironmentRow) -> EnvironmentRow:
 
 def environments_table(rows: tuple[EnvironmentRow, ...]) -> str:
     return table(
-        ["name", "state", "size", "for"],
+        ["NAME", "STATE", "SIZE", "FOR"],
         [[row.name, paint(row.state, STATES[row.state]), _sizes(row), _about(row)] for row in rows],
     )
 
