@@ -79,6 +79,17 @@ def registered(studio: RunningEngine, stem: str) -> Job:
     return job
 
 
+def test_what_can_only_be_served_is_measured_and_says_so(studio: RunningEngine) -> None:
+    (studio.inbox / "shelf.toml").write_text('recipes = ["fp16"]\n')
+    drop(studio, "shelf.toy", "toy shelf")
+    job = resting(studio, "shelf")
+    assert (job.step("optimised").state, job.step("optimised").detail) == ("skipped", "A toy stays as it is.")
+    assert (job.step("measured").state, job.step("measured").detail) == ("done", "the reference alone")
+    detail = studio.client.version("shelf", 1)
+    assert [variant.variant for variant in detail.variants] == ["fp32"]
+    assert detail.row.p50 is not None
+
+
 def test_a_file_that_would_run_code_is_shown_and_runs_after_one_yes(studio: RunningEngine) -> None:
     sha256 = drop(studio, "asks.toy", "toy code")
     job = waiting(studio, "asks")
@@ -212,14 +223,16 @@ def test_both_questions_one_after_the_other(studio: RunningEngine) -> None:
     assert registered(studio, "curious").id != first.id
 
 
-def test_what_can_only_be_served_is_measured_and_says_so(studio: RunningEngine) -> None:
-    drop(studio, "shelf.toy", "toy shelf")
-    job = resting(studio, "shelf")
-    assert (job.step("optimised").state, job.step("optimised").detail) == ("skipped", "A toy stays as it is.")
-    assert (job.step("measured").state, job.step("measured").detail) == ("done", "the reference alone")
-    detail = studio.client.version("shelf", 1)
-    assert [variant.variant for variant in detail.variants] == ["fp32"]
-    assert detail.row.p50 is not None
+def test_the_alias_that_settings_ask_for_is_moved_once_the_version_serves(studio: RunningEngine) -> None:
+    (studio.inbox / "wish.toml").write_text('alias = "staging"\nrecipes = []\n')
+    sha256 = drop(studio, "wish.toy", "toy code wish")
+    waiting(studio, "wish")
+    studio.client.trust(sha256)
+    registered(studio, "wish")
+    (move,) = until(lambda: studio.client.model("wish").moves, "the alias to move")
+    assert studio.client.resolve("wish:staging").target == "wish:1-fp32"
+    assert "staging" in studio.client.version("wish", 1).row.aliases
+    assert (move.after, move.actor, move.why) == ("1-fp32", "engine", "asked for in wish.toml")
 
 
 @pytest.mark.timeout(300)
