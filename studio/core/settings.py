@@ -11,7 +11,8 @@ class ServingSettings:
     """`port` 0 takes any free port. `threads` are ONNX Runtime's intra-op threads a run; 0 workers = one a core.
 
     `memory_bytes` is what loaded models may take together before idle ones are unloaded, 0 = half of the machine's;
-    a model that nothing pins is unloaded after `idle_seconds` without a request, 0 = never. `access_log`: a file for a
+    a model that nothing pins is unloaded after `idle_seconds` without a request, 0 = never. `cache_bytes` of answers are
+    kept for requests that come again, 0 = none. `access_log`: a file for a
     JSON line for each request, relative to the workspace; empty = none. `grpc_port`: gRPC is served there, 0 = not. `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`: runs
     of one model at a time, 0 = as many as there are workers.
     """
@@ -26,6 +27,7 @@ class ServingSettings:
     model_runs: int = 0
     memory_bytes: int = 0
     idle_seconds: float = 900.0
+    cache_bytes: int = 0
     access_log: str = ""
     grpc_port: int = 0
 

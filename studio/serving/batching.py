@@ -30,11 +30,12 @@ class Ticket:
 
     `done` is called on the event loop, once, with the ticket itself; `answer()` then gives the outputs. It holds its
     model, so one that was replaced lives until its last ticket is done. `leader` is true for one ticket of each run,
-    `batch_rows` counts the rows that ran together.
+    `batch_rows` counts the rows that ran together. `cached`: it was answered without a run.
     """
 
     __slots__ = (
         "batch_rows",
+        "cached",
         "cancelled",
         "deadline_ns",
         "done",
@@ -70,6 +71,7 @@ class Ticket:
         self.done = done
         self.deadline_ns = deadline_ns
         self.priority = priority
+        self.cached = False
         self.cancelled = False
         self.finished = False
         self.result: list[Array] | StudioError | None = None

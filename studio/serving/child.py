@@ -33,6 +33,7 @@ from studio.core.settings import ServingSettings
 from studio.serving import sessions
 from studio.serving.access_log import AccessLog
 from studio.serving.app import DIRECT, check_door, make_app
+from studio.serving.cache import Cache
 from studio.serving.connection import Listener
 from studio.serving.control import Channel, Drain
 from studio.serving.direct import Direct
@@ -120,8 +121,10 @@ def build(settings: ServingSettings, channel: Channel) -> tuple[Service, Reporte
     executor = Executor(
         loop, settings.workers, settings.queue, seconds=settings.timeout_seconds, parallel=settings.model_runs
     )
+    cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
+    statistics.caching = cache is not None
     access = AccessLog(Path(settings.access_log), loop) if settings.access_log else None
-    return Service(settings, router, executor, statistics, reporter.touch, access=access), reporter
+    return Service(settings, router, executor, statistics, reporter.touch, access=access, cache=cache), reporter
 
 
 async def _read(

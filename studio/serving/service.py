@@ -12,6 +12,7 @@ from studio.core.routing import Target
 from studio.core.settings import ServingSettings
 from studio.serving.access_log import AccessLog
 from studio.serving.batching import Ticket
+from studio.serving.cache import Cache, key_of
 from studio.serving.executor import Executor
 from studio.serving.http import Body, Connection, Disconnected, Response, error_response
 from studio.serving.router import Router
@@ -36,6 +37,7 @@ class Service:
     touch: Callable[[], None]
     ready: bool = False
     access: AccessLog | None = None
+    cache: Cache | None = None
 
 
 class Exchange:
@@ -49,6 +51,7 @@ class Exchange:
         "connection",
         "gone",
         "headers",
+        "key",
         "parsing_ns",
         "receiving_ns",
         "respond",
@@ -75,6 +78,7 @@ class Exchange:
         self.respond = respond
         self.gone = gone
         self.headers: dict[bytes, bytes] = {}
+        self.key = b""
         self.parsing_ns = 0
         self.receiving_ns = time.perf_counter_ns() - started_ns
         self.ticket: Ticket | None = None
@@ -100,7 +104,16 @@ class Exchange:
         priority: int = 0,
     ) -> None:
         """Run it. `outputs` None = all of them. Raises Busy."""
-        self.ticket = self.service.executor.submit(model, inputs, outputs, self._done, timeout_us, priority)
+        cache = self.service.cache
+        executor = self.service.executor
+        if cache is not None:
+            self.key = key_of(self.target.sha256, inputs, outputs)
+            known = cache.get(self.key)
+            if known is not None:
+                self.ticket = executor.answered(model, inputs, outputs, self._done, known)
+                self.connection.on_lost.append(self._lost)
+                return
+        self.ticket = executor.submit(model, inputs, outputs, self._done, timeout_us, priority)
         self.connection.on_lost.append(self._lost)
 
     def fail(self, error: StudioError) -> None:
@@ -113,7 +126,10 @@ class Exchange:
     def _done(self, ticket: Ticket) -> None:
         self.connection.on_lost.remove(self._lost)
         try:
-            response = self.format(ticket.answer())
+            arrays = ticket.answer()
+            if self.service.cache is not None and not ticket.cached:
+                self.service.cache.put(self.key, arrays)
+            response = self.format(arrays)
         except StudioError as error:
             self.fail(error)
             return

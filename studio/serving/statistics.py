@@ -76,6 +76,8 @@ class Totals:
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
     batches: dict[int, BatchDurations] = field(default_factory=dict)
     phases: tuple[Buckets, ...] = field(default_factory=lambda: tuple(Buckets() for _ in PHASES))
     answered: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class Statistics:
 
     def __init__(self) -> None:
         self.totals: dict[str, Totals] = {}
+        self.caching = False
         self._samples: dict[str, Sample] = {}
         self._lines: list[RequestLine] = []
 
@@ -106,12 +109,17 @@ class Statistics:
         run_ns = ticket.ended_ns - ticket.started_ns
         output_ns = now - ticket.ended_ns
         totals = self._totals(target)
-        totals.rows += rows
         totals.success.add(total_ns)
         totals.queue.add(queue_ns)
-        totals.compute_input.add(parsing_ns)
-        totals.compute_infer.add(run_ns)
-        totals.compute_output.add(output_ns)
+        if ticket.cached:
+            totals.cache_hit.add(total_ns)
+        else:
+            totals.rows += rows
+            totals.compute_input.add(parsing_ns)
+            totals.compute_infer.add(run_ns)
+            totals.compute_output.add(output_ns)
+            if self.caching:
+                totals.cache_miss.add(total_ns)
         key = (protocol, 200)
         totals.answered[key] = totals.answered.get(key, 0) + 1
         receive, parse, queue, batch_phase, run, formatting, total = totals.phases

@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "serving.queue": (1, None),
     "serving.timeout_seconds": (0, None),
     "serving.model_runs": (0, None),
+    "serving.cache_bytes": (0, None),
     "serving.grpc_port": (0, 65535),
     "serving.memory_bytes": (0, None),
     "serving.idle_seconds": (0, None),

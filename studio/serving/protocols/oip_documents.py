@@ -69,12 +69,11 @@ def _config_tensor(spec: TensorSpec, batchable: bool) -> Json:
 
 
 def statistics(targets: Iterable[Target], totals: dict[str, Totals]) -> Json:
-    """GET …/stats. Nothing is cached, so the cache figures are 0, as perf_analyzer expects."""
+    """GET …/stats. Where nothing is cached, the cache figures are 0, as perf_analyzer expects."""
     return {"model_stats": [_model_statistics(target, totals.get(target.name) or Totals()) for target in targets]}
 
 
 def _model_statistics(target: Target, totals: Totals) -> Json:
-    none = Duration()
     return {
         "name": target.model,
         "version": version_name(target),
@@ -88,8 +87,8 @@ def _model_statistics(target: Target, totals: Totals) -> Json:
             "compute_input": _duration(totals.compute_input),
             "compute_infer": _duration(totals.compute_infer),
             "compute_output": _duration(totals.compute_output),
-            "cache_hit": _duration(none),
-            "cache_miss": _duration(none),
+            "cache_hit": _duration(totals.cache_hit),
+            "cache_miss": _duration(totals.cache_miss),
         },
         "response_stats": {},
         "batch_stats": [
