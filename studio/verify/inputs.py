@@ -6,18 +6,20 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from studio.core.errors import InvalidInput
+from studio.core.errors import InvalidInput, Refused
 from studio.core.manifest import InputsKind
 from studio.core.tensors import DATATYPES, Signature, TensorSpec
 from studio.verify.session import Array, Feed
 
 LABELS = "labels"
 Bounds = tuple[float, float] | tuple[Array, Array] | tuple[str, ...] | Array
+_MOST_VALUES = 2**36
 _FREE_SIZE = 8  # a free size that is not the batch: a short sentence
 _FREE_SIDE = 32  # a free height or width of an image
 
@@ -105,6 +107,12 @@ def draw_inputs(signature: Signature, rows: int, seed: int, ranges: Mapping[str,
         ]
         if layout is not None and spec.name in layout.names:
             shape[0] = rows
+        if prod(shape) > _MOST_VALUES:
+            raise Refused(
+                f"The input '{spec.name}' has sizes that no memory holds: {spec.describe()}.",
+                "An input of these sizes could be neither sent nor run.",
+                "Export the model again with the sizes that it takes.",
+            )
         drawn[spec.name] = _draw(generator, spec, tuple(shape), (ranges or {}).get(spec.name))
     return drawn
 
