@@ -229,7 +229,8 @@ def _newest_known(domain: str) -> int:
 
     if domain == "":
         return int(onnx.defs.onnx_opset_version())
-    return max(one.since_version for one in onnx.defs.get_all_schemas_with_history() if one.domain == domain)
+    versions = (one.since_version for one in onnx.defs.get_all_schemas_with_history() if one.domain == domain)
+    return int(max(versions))
 
 
 def _changed(model: Any, low: int, high: int, domains: tuple[str, ...] = _DEFAULT) -> list[str]:
