@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from studio.core.errors import InvalidInput, NeedsSettings, StudioError
-from studio.core.tensors import DATATYPES
+from studio.core.tensors import DATATYPES, TensorSpec
 from studio.formats._torch_layers import Layer, first_layer, guess
 from studio.formats._torch_model import Free, Shape, resize
 from studio.formats.base import Feed, Kit
@@ -277,6 +277,11 @@ def _question(asked: Asked, missing: tuple[str, ...], layer: Layer | None) -> Ne
         f"Drop {asked.stem}.toml beside it, with your own sizes (names are sizes that stay free):\n\n{first}\n"
         f"Or drop {asked.stem}.npz with typical inputs: np.savez('{asked.stem}.npz', "
         f"{', '.join(f'{name}=…' for name in missing)}).",
+        tuple(
+            TensorSpec(name, kind, shape)
+            for name, shape, kind in _hints(missing, layer)
+            if layer and shape == layer.likely
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput, NeedsExtra, NeedsSettings, Refused, StepFailed, StudioError
+from studio.core.tensors import DATATYPES, TensorSpec
 from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition
 from studio.formats.keras_config import modernise, without_training
 from studio.formats.keras_screen import (
@@ -403,6 +404,15 @@ def _needs_sizes(path: Path, program: Any, free: tuple[str, ...]) -> NeedsSettin
         free,
         "Its layers repeat themselves for every step of the input: masked recurrent layers, for example.",
         f"Write {path.stem}.toml beside it: [inputs.{one.name}] and below it shape = [{example}].",
+        tuple(
+            TensorSpec(
+                one.name,
+                next((kind for kind, (dtype, _) in DATATYPES.items() if dtype == one.dtype), ""),
+                tuple("batch" if place == 0 else size or "?" for place, size in enumerate(one.shape)),
+            )
+            for one in program.inputs
+            if one.name in free
+        ),
     )
 
 

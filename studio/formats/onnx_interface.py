@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput, NeedsSettings, Refused
-from studio.core.tensors import ORT_TYPES, Dim
+from studio.core.tensors import ORT_TYPES, Dim, TensorSpec
 from studio.formats.settings_file import ModelSettings
 
 _PLAIN = "Requests and answers carry plain tensors of numbers, booleans or strings."
@@ -189,6 +189,7 @@ def shaped(model: Any, settings: ModelSettings, samples: Path | None) -> list[st
             tuple(missing),
             "Not even the number of dimensions is in the file.",
             f'Say it in a settings file of the same stem: [inputs."{missing[0]}"] shape = ["batch", 4].',
+            tuple(TensorSpec(one.name, ORT_TYPES[type_words(one.type)], ()) for one in unknown if one.name in missing),
         )
     return notes
 

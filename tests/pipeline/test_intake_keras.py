@@ -130,6 +130,7 @@ def test_a_masked_sequence_of_any_length_asks_for_one(take: Take, tmp_path: Path
     with pytest.raises(NeedsSettings) as caught:
         take(path)
     assert caught.value.missing_inputs == ("words",)
+    assert [hint.describe() for hint in caught.value.hints] == ["words INT32 [batch × ?]"]
     settings = tmp_path / "words.toml"
     settings.write_text('[inputs.words]\nshape = ["batch", 7]\n')
     result = take(path, settings)

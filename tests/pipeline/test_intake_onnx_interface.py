@@ -285,6 +285,7 @@ def test_a_shape_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(NeedsSettings) as caught:
         take_in(path)
     assert caught.value.missing_inputs == ("in put",)
+    assert [hint.describe() for hint in caught.value.hints] == ["in put FP32 [scalar]"]
     (tmp_path / "bare.toml").write_text('[inputs."in put"]\nshape = ["rows", 7]\n')
     result = take_in(path, tmp_path / "bare.toml")
     assert [spec.describe() for spec in result.signature.inputs] == ["in put FP32 [rows × 7]"]
