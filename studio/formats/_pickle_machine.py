@@ -43,6 +43,16 @@ _CALLERS = frozenset(
         Name("pandas.core.indexes.base", "_new_Index"),
     }
 )
+# Calls kept for later, of functions that compute.
+_PARTIAL = Name("functools", "partial")
+_KEPT_CALLS = frozenset(
+    {
+        Name("sklearn.utils.validation", "check_array"),
+        Name("sklearn.feature_selection._mutual_info", "mutual_info_classif"),
+        Name("sklearn.feature_selection._mutual_info", "mutual_info_regression"),
+        Name("sklearn.feature_selection._univariate_selection", "f_regression"),
+    }
+)
 _CALLER_ENDINGS = ("newObj", "__pyx_unpickle_")
 _WRAPPERS = frozenset({"NumpyArrayWrapper", "NDArrayWrapper", "ZNDArrayWrapper"})
 _APPENDABLE = frozenset({Name("collections", "deque")})
@@ -118,6 +128,10 @@ class Machine(Stack):
                 self.given.add(maker)
             if maker == _ENCODE and args[1:] != ("latin1",):
                 self._odd(f"calls {_ENCODE} with another encoding than latin1")
+            if maker == _PARTIAL and not (args and args[0] in _KEPT_CALLS):
+                self._odd("keeps a call of some function for later")
+            if maker.module in ("builtins", "collections") and any(_is_object(arg) for arg in args):
+                self._odd(f"hands an object to {maker}, which asks for its methods")
             if maker in _CALLERS or maker.qualname.startswith(_CALLER_ENDINGS):
                 self._handed_on(maker, args)
         return Made(maker, args)
@@ -187,6 +201,8 @@ class Machine(Stack):
             return
         target.states += 1
         target.state = state
+        if target.maker == _PARTIAL and not (isinstance(state, tuple) and state and state[0] in _KEPT_CALLS):
+            self._odd("keeps a call of some function for later")
         if target.maker == _DTYPE and item_of(target) is None:
             self._odd("describes a numpy data type as numpy does not")
         kind = target.kind
@@ -229,6 +245,10 @@ class Machine(Stack):
 
     def out_of_band(self) -> None:
         raise Broken("a part of its data was kept outside of it")
+
+
+def _is_object(arg: Any) -> bool:
+    return isinstance(arg, Made) and arg.maker != _ENCODE
 
 
 def _stop(_machine: Machine) -> None:

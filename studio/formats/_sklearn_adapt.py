@@ -21,7 +21,7 @@ Change = Callable[[Any], Any]
 
 def adapted(model: Any, columns: Sequence[Column], alone: bool, doubles: bool) -> Any:
     """The copy. `alone`: each used column is an input of its own. `doubles`: inputs are 64-bit floats."""
-    made = copy.deepcopy(model)
+    made = without_target(copy.deepcopy(model))
     made = _Rewriting(_change(doubles)).of(made)
     if alone:
         kept = {column.place: place for place, column in enumerate(column for column in columns if column.used)}
@@ -64,6 +64,22 @@ def last(model: Any) -> Any:
             return model
         model = steps[-1]
     return model
+
+
+def without_target(model: Any) -> Any:
+    """A model whose last step transforms its target, with the regressor inside in place of that; else itself."""
+    final = last(model)
+    if not transforms_target(final):
+        return model
+    if final is model:
+        return without_target(final.regressor_)
+    model = copy.copy(model)
+    model.steps = [*model.steps[:-1], (model.steps[-1][0], without_target(model.steps[-1][1]))]
+    return model
+
+
+def transforms_target(final: Any) -> bool:
+    return type(final).__name__ == "TransformedTargetRegressor" and hasattr(final, "regressor_")
 
 
 class _Rewriting:

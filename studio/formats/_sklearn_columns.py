@@ -13,6 +13,11 @@ from studio.formats.base import Array
 
 _MOST_WORDS = 5000
 
+_OF_POSITIVE = frozenset({"log", "log1p", "log2", "log10", "sqrt", "reciprocal"})
+
+# They look at no column themselves.
+_HANDING_ON = ("TransformedTargetRegressor", "FrozenEstimator", "VotingClassifier", "VotingRegressor")
+
 NUMBER, WHOLE, TEXT = "number", "whole", "text"
 
 
@@ -125,7 +130,8 @@ def _look(model: Any, columns: list[Column]) -> None:
     if hasattr(model, "best_estimator_"):
         _look(model.best_estimator_, columns)
         return
-    _use(columns)
+    if kind not in _HANDING_ON:
+        _use(columns)
     _facts(model, columns)
     for inner, subset in _inner(model, len(columns)):
         _look(inner, [columns[place] for place in subset])
@@ -181,6 +187,11 @@ def _facts(model: Any, columns: list[Column]) -> None:
     if kind in ("SimpleImputer", "KNNImputer"):
         for column in columns:
             column.missing = True
+    if kind == "FunctionTransformer" and getattr(model.func, "__name__", "") in _OF_POSITIVE:
+        for column in columns:
+            column.positive = True
+    if getattr(model, "_preprocessor", None) is not None:
+        _look(model._preprocessor, columns)
     if kind == "SimpleImputer" and np.asarray(model.statistics_).dtype.kind in "OUS":
         for column, value in zip(columns, model.statistics_, strict=False):
             if isinstance(value, str):
@@ -278,6 +289,10 @@ def _edges(model: Any, columns: list[Column]) -> None:
             if 0 <= feature < len(columns):
                 columns[feature].edges.append(float(edge))
     mapper = getattr(model, "_bin_mapper", None)
+    if getattr(model, "_preprocessor", None) is not None:  # it puts categories first
+        mask = [bool(one) for one in model.is_categorical_]
+        columns = sorted(columns, key=lambda column: not mask[column.place] if column.place < len(mask) else True)
     for column, edges in zip(columns, getattr(mapper, "bin_thresholds_", ()), strict=False):
-        column.edges.extend(float(edge) for edge in np.asarray(edges).ravel())
-        column.missing = True
+        if column.choices is None:
+            column.edges.extend(float(edge) for edge in np.asarray(edges).ravel())
+        column.missing |= column.kind != TEXT

@@ -10,12 +10,23 @@ from typing import Any
 import numpy as np
 
 from studio.core.errors import InvalidInput, Refused, StepFailed, StudioError
-from studio.formats._sklearn_adapt import adapted, last, settle
+from studio.formats._sklearn_adapt import adapted, last, settle, transforms_target, without_target
 from studio.formats._sklearn_columns import NUMBER, TEXT, WHOLE, Column, columns_of, feature_names, width
+from studio.formats._sklearn_functions import undo_target
 from studio.formats._sklearn_onnx import datatype, locale_for, to_onnx
 from studio.formats._sklearn_outputs import declare, flatten_labels, forms, name_outputs
 from studio.formats._sklearn_rows import drawn
-from studio.formats._sklearn_source import INPUT, LABEL, PROBABILITIES, SCORES, TEXTS, Source, check_fitted
+from studio.formats._sklearn_source import (
+    INPUT,
+    LABEL,
+    PREDICTION,
+    PROBABILITIES,
+    SCORES,
+    TEXTS,
+    Source,
+    check_fitted,
+)
+from studio.formats._sklearn_trees import add_edges, graph_of, tail_of
 from studio.formats.base import Array, Bounds, Case, Feed, Kit
 
 _ROWS = 200
@@ -35,16 +46,35 @@ class Made:
 
 
 @dataclass(frozen=True)
+class _Work:
+    """What conversions are tried with. `rows`: plausible inputs; `path`: where the graph goes; `folder`: for files."""
+
+    source: Source
+    rows: Feed
+    locale: str
+    path: Path
+    folder: Path
+    kit: Kit
+
+
+@dataclass(frozen=True)
 class _Attempt:
-    """A graph, and how far its answers are from the source's: the largest difference over its output's scale."""
+    """A graph, and how far its answers are from the source's: the largest difference over its output's scale.
+
+    `clear`: rows whose class is not decided by less than rounding.
+    """
 
     graph: Any
     doubles: bool
     distance: float
+    clear: Array
 
 
-def convert(model: Any, path: Path, samples: Path | None, out_dir: Path, kit: Kit) -> Made:
-    """Write `model.onnx`, and run the source for it. Raises Refused naming what can not be converted."""
+def convert(model: Any, folder: Path, samples: Path | None, out_dir: Path, kit: Kit) -> Made:
+    """Write `model.onnx`, and run the source for it. `folder`: for files in between.
+
+    Raises Refused naming what can not be converted.
+    """
     model = settle(model)
     check_fitted(model)
     columns = columns_of(model)
@@ -54,45 +84,62 @@ def convert(model: Any, path: Path, samples: Path | None, out_dir: Path, kit: Ki
             "It was trained by a scikit-learn that did not keep it, or takes no table.",
             "Train and save it again with scikit-learn 1.0 or newer.",
         )
+    tail = tail_of(without_target(model), folder)
+    if tail is not None:
+        add_edges(tail, columns)
     columns = _as_told(columns, samples, kit)
     source = Source(model, columns, _each_alone(model, columns, samples, kit))
     rows = _as_inputs(source, drawn(columns, _ROWS))
-    locale = locale_for(model)
+    work = _Work(source, rows, locale_for(model), out_dir / "model.onnx", folder, kit)
     kit.report(0.5, "converting to ONNX")
-    graph = out_dir / "model.onnx"
-    best = _attempt(source, rows, locale, False, graph, kit)
+    best = _attempt(work, doubles=False)
     if best.distance > _AGREE and any(column.used and column.kind == NUMBER for column in columns):
         kit.report(0.6, "converting to ONNX with 64-bit floats")
         try:
-            other = _attempt(source, rows, locale, True, graph, kit)
+            other = _attempt(work, doubles=True)
         except StudioError:
             other = best  # not every operator has them
         best = other if other.distance < best.distance / 4 else best
-    graph.write_bytes(best.graph.SerializeToString())
+    work.path.write_bytes(best.graph.SerializeToString())
     kit.report(0.8, "running the original")
-    cases = _cases(source, best, rows, graph, kit)
-    return Made(graph, cases, _notes(source, best, locale), _labels(model))
+    cases = _cases(work, best)
+    return Made(work.path, cases, _notes(source, best, work.locale), _labels(model))
 
 
-def _attempt(source: Source, rows: Feed, locale: str, doubles: bool, path: Path, kit: Kit) -> _Attempt:
-    inputs = _inputs(source, doubles)
-    model = adapted(source.model, source.columns, source.alone, doubles)
-    graph = to_onnx(model, inputs, locale)
-    name_outputs(graph, source.model)
+def _attempt(work: _Work, doubles: bool) -> _Attempt:
+    source, path = work.source, work.path
+    graph = _graph(work, doubles)
     path.write_bytes(graph.SerializeToString())
-    feeds = tuple(_typed(_first(rows, count), doubles) for count in _DECLARED)
-    answers = _run(source.model, path, feeds, kit)
+    feeds = tuple(_typed(_first(work.rows, count), doubles) for count in _DECLARED)
+    answers = _run(source.model, path, feeds, work.kit)
     if flatten_labels(graph, _DECLARED[0], answers[0]):
         path.write_bytes(graph.SerializeToString())
-        answers = kit.run(path, feeds)
+        answers = work.kit.run(path, feeds)
     declare(graph, _DECLARED, answers)
     path.write_bytes(graph.SerializeToString())
-    feed = _typed(rows, doubles)
+    feed = _typed(work.rows, doubles)
     expected = source.answers(feed, forms(graph))
-    own = kit.run(path, (feed,))[0]
+    own = work.kit.run(path, (feed,))[0]
     clear = ~_tied(expected)
     floats = [name for name, values in expected.items() if values.dtype.kind == "f"]
-    return _Attempt(graph, doubles, max((_distance(expected[name], own[name], clear) for name in floats), default=0.0))
+    distance = max((_distance(expected[name], own[name], clear) for name in floats), default=0.0)
+    return _Attempt(graph, doubles, distance, clear)
+
+
+def _graph(work: _Work, doubles: bool) -> Any:
+    source = work.source
+    inputs = _inputs(source, doubles)
+    model = adapted(source.model, source.columns, source.alone, doubles)
+    tail = tail_of(model, work.folder)
+    if tail is not None:
+        graph = graph_of(tail, None if tail.before is None else to_onnx(tail.before, inputs, work.locale))
+    else:
+        graph = to_onnx(model, inputs, work.locale)
+        name_outputs(graph, source.model)
+    final = last(source.model)
+    if transforms_target(final):
+        undo_target(graph, final.transformer_, PREDICTION)
+    return graph
 
 
 def _run(model: Any, path: Path, feeds: tuple[Feed, ...], kit: Kit) -> list[Feed]:
@@ -194,27 +241,21 @@ def _first(feed: Feed, count: int) -> Feed:
     return {name: array[:count] for name, array in feed.items()}
 
 
-def _cases(source: Source, made: _Attempt, rows: Feed, graph: Path, kit: Kit) -> tuple[Case, ...]:
-    """Runs of the source: the user's samples or drawn rows, and more of the drawn ones in one batch."""
+def _cases(work: _Work, made: _Attempt) -> tuple[Case, ...]:
+    """Runs of the source: the user's samples or drawn rows, and all of the drawn ones in one batch."""
     wanted = forms(made.graph)
+    ordered = np.argsort(~made.clear, kind="stable")
+    rows = {name: array[ordered] for name, array in work.rows.items()}
     bounds: dict[str, Bounds] = dict(rows)
     failure: StudioError | None = None
-    for runs in kit.runs(kit.signature(graph), bounds):
+    for runs in work.kit.runs(work.kit.signature(work.path), bounds):
         try:
-            cases = tuple(Case(inputs=feed, outputs=source.answers(feed, wanted)) for feed in runs)
+            cases = tuple(Case(inputs=feed, outputs=work.source.answers(feed, wanted)) for feed in runs)
         except StudioError as error:
             failure = error
             continue
-        try:
-            feed = _typed(rows, made.doubles)
-            answers = source.answers(feed, wanted)
-        except StudioError:
-            return cases  # it takes the user's samples, and none that were made up
-        clear = ~_tied(answers)
-        if clear.any():
-            many = {name: array[clear] for name, array in feed.items()}
-            cases = (*cases, Case(inputs=many, outputs={name: array[clear] for name, array in answers.items()}))
-        return cases
+        many = _typed(_first(rows, int(made.clear.sum())), made.doubles)
+        return (*cases, Case(inputs=many, outputs=work.source.answers(many, wanted))) if made.clear.any() else cases
     raise failure or Refused("There are no inputs to run the model on.")
 
 

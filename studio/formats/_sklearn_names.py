@@ -8,7 +8,7 @@ or with anything that no pickler writes, runs code as far as Studio can tell.
 Left out on purpose, though pickles of estimators hold them now and then:
 
     scipy.stats distributions     their __setstate__ runs a piece of source text out of the state
-    functools.partial             calls whatever it was given
+    functools.partial             calls whatever it was given; of a few functions that compute, it is let through
     numpy.ndarray, when called    takes raw bytes for pointers to objects
     PyFuncDistance                calls a function when it is made
     joblib.Memory                 a folder, from which it loads more pickles
@@ -24,6 +24,7 @@ _CALLED = {
     "builtins": "bytearray bytes complex frozenset object set slice",
     "collections": "Counter OrderedDict defaultdict deque",
     "copyreg": "_reconstructor",
+    "functools": "partial",
     "joblib.numpy_pickle": "NumpyArrayWrapper",
     "lightgbm.basic": "Booster",
     "lightgbm.sklearn": "LGBMClassifier LGBMModel LGBMRanker LGBMRegressor",
@@ -225,6 +226,7 @@ _NAMED = {
     "sklearn.cluster._kmeans": "_kmeans_single_elkan _kmeans_single_lloyd",
     "sklearn.feature_selection._mutual_info": "mutual_info_classif mutual_info_regression",
     "sklearn.feature_selection._univariate_selection": "chi2 f_classif f_oneway f_regression r_regression",
+    "sklearn.utils.validation": "check_array",
     "sklearn.metrics._classification": (
         "accuracy_score balanced_accuracy_score brier_score_loss cohen_kappa_score d2_log_loss_score f1_score "
         "fbeta_score hamming_loss hinge_loss jaccard_score log_loss matthews_corrcoef precision_score recall_score "

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
 from studio.core.errors import Refused
 from studio.formats._sklearn_adapt import estimators_in, last
 from studio.formats._sklearn_columns import TEXT, WHOLE, Column
+from studio.formats._sklearn_functions import convert_function_transformer, shape_of_function_transformer
 
 OPSET, ML_OPSET, IR = 21, 3, 10
 BATCH = "batch"
@@ -163,10 +165,13 @@ def _lowers(locale: str) -> bool:
 
 @contextmanager
 def _put_right() -> Iterator[None]:
-    """While it holds, skl2onnx writes attributes that protobuf takes, and picks columns in the order asked for."""
+    """While it holds, skl2onnx writes attributes that protobuf takes, picks columns in order, and knows functions."""
     from skl2onnx import _parse
-    from skl2onnx.common import _container
+    from skl2onnx.common import _container, _registration
 
+    converters, shapes = _registration._converter_pool, _registration._shape_calculator_pool
+    function = "SklearnFunctionTransformer"
+    converter, shape_of = converters[function], shapes[function]
     make_node, fetch = _container.make_node, _parse._fetch_input_slice
 
     def make(*args: Any, **attributes: Any) -> Any:
@@ -183,10 +188,13 @@ def _put_right() -> Iterator[None]:
             shape[1] = whole
 
     _container.make_node, _parse._fetch_input_slice = make, fetch_in_order
+    converters[function] = _registration.RegisteredConverter(convert_function_transformer, None)
+    shapes[function] = shape_of_function_transformer
     try:
         yield
     finally:
         _container.make_node, _parse._fetch_input_slice = make_node, fetch
+        converters[function], shapes[function] = converter, shape_of
 
 
 def _plain(value: Any) -> Any:
@@ -199,11 +207,12 @@ def _plain(value: Any) -> Any:
 
 
 def _can_not(model: Any, error: Exception) -> Refused:
-    kinds = [type(one).__name__ for one in estimators_in(model) if hasattr(one, "get_params")]
-    unknown = [one for one in estimators_in(model) if hasattr(one, "get_params") and not _known(type(one))]
+    inner = [one for one in estimators_in(model) if isinstance(one, BaseEstimator)]
+    kinds = [type(one).__name__ for one in inner]
+    unknown = [one for one in inner if not _known(type(one))]
     text = str(error).partition("You may raise an issue")[0]
     said = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    if unknown and type(error).__name__.startswith("Missing"):
+    if unknown:
         name = type(unknown[0]).__name__
         where = f"a step of this {kinds[0]}, {name}," if name != kinds[0] else f"{name}"
         return Refused(

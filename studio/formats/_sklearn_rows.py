@@ -93,6 +93,6 @@ def _texts(generator: np.random.Generator, column: Column, count: int) -> Array:
             elif draw < 0.3:
                 word = word.upper() if draw < 0.15 else word.capitalize()
             text += word + (_JOINTS[int(generator.integers(len(_JOINTS)))] if place < size - 1 else "")
-        # Where letters count, so do runs of white space, which scikit-learn takes for one: see _sklearn_convert's notes.
+        # Where letters count, so do blanks, of which scikit-learn takes several for one: _sklearn_convert notes it.
         found[row] = re.sub(r"\s\s+", " ", text) if column.letters else text
     return found

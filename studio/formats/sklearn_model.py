@@ -52,7 +52,7 @@ class SklearnFormat:
         kit.report(0.3, "looking for code in the file")
         with tempfile.TemporaryDirectory() as folder:
             loaded = opened(path, Path(folder), kit)
-        made = convert(loaded.model, path, files.samples, out_dir, kit)
+            made = convert(loaded.model, Path(folder), files.samples, out_dir, kit)
         tools = {name: importlib.metadata.version(name) for name in (*_TOOLS, *loaded.tools)}
         return Converted(
             graph=made.graph,
