@@ -8,13 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """`port` 0 takes any free port. `threads` are ONNX Runtime's intra-op threads a run; 0 workers = one a core.
+    """`port` 0 takes any free port; `grpc_port` 0 serves no gRPC. `threads` are ONNX Runtime's intra-op threads a run;
+    0 workers = one a core.
 
-    `memory_bytes` is what loaded models may take together before idle ones are unloaded, 0 = half of the machine's;
-    a model that nothing pins is unloaded after `idle_seconds` without a request, 0 = never. `cache_bytes` of answers are
-    kept for requests that come again, 0 = none. `access_log`: a file for a
-    JSON line for each request, relative to the workspace; empty = none. `grpc_port`: gRPC is served there, 0 = not. `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`: runs
-    of one model at a time, 0 = as many as there are workers.
+    `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`:
+    runs of one model at a time, 0 = as many as there are workers. `memory_bytes` is what loaded models may take
+    together before idle ones are unloaded, 0 = half of the machine's; a model that nothing pins is unloaded after
+    `idle_seconds` without a request, 0 = never. `cache_bytes` of answers are kept for requests that come again, 0 =
+    none. `access_log`: a file for a JSON line for each request, relative to the workspace; empty = none.
     """
 
     host: str = "127.0.0.1"
