@@ -7,13 +7,12 @@ from pathlib import Path
 from studio.formats.foreign import ONNX_FIX as _ONNX_FIX
 from studio.formats.foreign import Known, foreign, foreign_archive
 from studio.formats.no_models import no_model
+from studio.formats.pickle_words import pickle_words
 from studio.formats.sniff import head, zip_names
 
 _EXPORT_FIX = (
     "In Python: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2'); then drop model.pt2."
 )
-_PICKLE_WARNING = "Studio never loads pickles, because loading one runs the code in it."
-
 
 _PLAIN = Known(
     "a zip archive without a model that Studio knows", "Unpack it and drop the model file or its folder.", "no model"
@@ -33,7 +32,7 @@ def known_but_unsupported(path: Path) -> Known | None:
     names = zip_names(path)
     if names is not None:
         return _archive(names)
-    found = foreign(path, start)
+    found = foreign(path, start) or pickle_words(path, start)
     if found is not None:
         return found
     for matches, known in _MAGIC:
@@ -71,22 +70,11 @@ def is_plain_archive(path: Path) -> bool:
     return names is None or _whole(names) is None
 
 
-def _pickle(start: bytes) -> bool:
-    # PROTO opcode with a protocol from 2 to 5; joblib files may be compressed with zlib or gzip around it.
-    return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-
-
 def _frozen_graph(start: bytes) -> bool:
     return start[:1] == b"\x0a" and (b"Placeholder" in start or b"Const" in start) and b"\x12" in start
 
 
-_SKLEARN = f"{_PICKLE_WARNING} Convert it with skl2onnx (options zipmap=False) and drop the .onnx file."
 _MAGIC = (
-    (_pickle, Known("a Python pickle (scikit-learn, joblib or an old PyTorch file)", _SKLEARN)),
-    (
-        lambda b: b[:2] in (b"\x78\x9c", b"\x78\x5e", b"\x78\x01") or b[:2] == b"\x1f\x8b",
-        Known("a compressed file, perhaps a joblib pickle", _SKLEARN),
-    ),
     (lambda b: b[:8] == b"\x89HDF\r\n\x1a\n", Known("an HDF5 file without a Keras model", "Drop a model file.")),
     (lambda b: b[4:8] == b"TFL3", Known("a TensorFlow Lite model", f"{_ONNX_FIX} For example with tf2onnx --tflite.")),
     (
