@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,14 +144,14 @@ def _is_pt2(path: Path) -> bool:
 def _load(path: Path, kit: Kit, kind: Any) -> Any:
     from studio.formats.pt2_screen import no_pickles, screen
 
-    trusted = False
+    fix = "Save it again with torch.export.save, best with the PyTorch that Studio has."
     try:
         screen(path)
-    except NeedsTrust as asking:
+        with loading(path.name, fix), no_pickles(path):
+            return kind.load(path, kit.threads)
+    except NeedsTrust as asking:  # of the screen, or of what it has missed
         kit.trust(asking.code_files, asking.why)
-        trusted = True
-    fix = "Save it again with torch.export.save, best with the PyTorch that Studio has."
-    with loading(path.name, fix), nullcontext() if trusted else no_pickles(path):
+    with loading(path.name, fix):
         return kind.load(path, kit.threads)
 
 
