@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
 
 from studio.formats._sklearn_columns import Column, feature_names, positions
 from studio.formats.base import Array
@@ -25,12 +27,30 @@ def adapted(model: Any, columns: Sequence[Column], alone: bool, doubles: bool) -
     made = _Rewriting(_change(doubles)).of(made)
     if alone:
         kept = {column.place: place for place, column in enumerate(column for column in columns if column.used)}
-        for one in _first_transformers(made):
+        first = _first_transformers(made)
+        if not first and not hasattr(_leading(made), "categories_"):
+            return _put_together(made, len(kept))
+        for one in first:
             one.transformers_ = [
                 (name, inner, [kept[place] for place in places if place in kept])
                 for name, inner, places in one.transformers_
             ]
     return made
+
+
+def _put_together(model: Any, count: int) -> Any:
+    """The model behind a step that makes one table of its inputs."""
+    together = ColumnTransformer([("columns", "passthrough", list(range(count)))])
+    together.transformers_ = list(together.transformers)
+    together.n_features_in_ = count
+    return Pipeline([("columns", together), ("model", model)])
+
+
+def _leading(model: Any) -> Any:
+    """What a pipeline hands its input to."""
+    while hasattr(model, "steps"):
+        model = next((step for _, step in model.steps if step is not None and not isinstance(step, str)), None)
+    return model
 
 
 def settle(model: Any) -> Any:

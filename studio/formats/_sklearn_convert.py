@@ -92,8 +92,9 @@ def convert(model: Any, folder: Path, samples: Path | None, out_dir: Path, kit: 
     rows = _as_inputs(source, drawn(columns, _ROWS))
     work = _Work(source, rows, locale_for(model), out_dir / "model.onnx", folder, kit)
     kit.report(0.5, "converting to ONNX")
-    best = _attempt(work, doubles=False)
-    if best.distance > _AGREE and any(column.used and column.kind == NUMBER for column in columns):
+    told = any(one.datatype == "FP64" for one in kit.settings.inputs.values())
+    best = _attempt(work, doubles=told)
+    if not told and best.distance > _AGREE and any(column.used and column.kind == NUMBER for column in columns):
         kit.report(0.6, "converting to ONNX with 64-bit floats")
         try:
             other = _attempt(work, doubles=True)

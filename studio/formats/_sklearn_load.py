@@ -51,7 +51,7 @@ def load(path: Path, file: BinaryIO, allowed: frozenset[Name] | None, saved_with
         except (StudioError, MemoryError, RecursionError):
             raise
         except (ImportError, AttributeError) as error:
-            raise _does_not_fit(path, error, saved_with) from error
+            raise _lacking(path, error, saved_with) from error
         except Exception as error:  # whatever the objects' own code makes of their state
             raise _failed(path, error, saved_with) from error
     return Loaded(model, tuple({str(one.message): one for one in said}.values()))
@@ -64,7 +64,7 @@ def _versions(saved_with: str) -> str:
     return f"{saved}; {sklearn.__version__} is installed."
 
 
-def _does_not_fit(path: Path, error: Exception, saved_with: str) -> Refused:
+def _lacking(path: Path, error: Exception, saved_with: str) -> Refused:
     module = getattr(error, "name", None) or ""
     root = str(module).partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and root and root != "sklearn":
@@ -73,9 +73,14 @@ def _does_not_fit(path: Path, error: Exception, saved_with: str) -> Refused:
             "An object in it is of that package, which is not installed where Studio runs.",
             "Install it beside Studio and retry, or save the model without it.",
         )
+    return does_not_fit(path, str(error), saved_with)
+
+
+def does_not_fit(path: Path, why: str, saved_with: str) -> Refused:
+    """What to say where another version of scikit-learn saved a file."""
     return Refused(
         f"'{path.name}' does not fit to the installed scikit-learn.",
-        f"{_versions(saved_with)} {shown(str(error))}.",
+        f"{_versions(saved_with)} {shown(why)}.",
         _again(saved_with),
     )
 
@@ -85,11 +90,7 @@ def _failed(path: Path, error: Exception, saved_with: str) -> StudioError:
 
     why = f"{type(error).__name__}: {shown(str(error).strip() or 'no reason given')}."
     if saved_with and saved_with != sklearn.__version__:
-        return Refused(
-            f"'{path.name}' does not fit to the installed scikit-learn.",
-            f"{_versions(saved_with)} {why}",
-            _again(saved_with),
-        )
+        return does_not_fit(path, why.rstrip("."), saved_with)
     return InvalidInput(f"'{path.name}' can not be loaded.", why, "Save it again, and drop that.")
 
 

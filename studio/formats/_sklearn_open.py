@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from studio.core.errors import InvalidInput, NeedsExtra, Refused, StudioError
 from studio.formats._pickle_values import Made, Table
-from studio.formats._sklearn_load import Loaded, load
+from studio.formats._sklearn_load import Loaded, does_not_fit, load
 from studio.formats._sklearn_names import CALLED, PLAIN, foreign
 from studio.formats.base import Kit
 from studio.formats.compressed import compression, inflate
@@ -62,7 +62,7 @@ def _pickled(path: Path, folder: Path, kit: Kit) -> tuple[Loaded, tuple[str, ...
         tools = _boosters(path, [name.module for name in seen.names])
         unknown = foreign(seen)
         if unknown:
-            _check_loadable(path, [name.module for name in seen.names if name not in PLAIN])
+            _check_loadable(path, [name.module for name in seen.names if name not in PLAIN], _saved_with(seen))
             kit.trust((code_file(path, unknown),), _why(unknown))
         file.seek(0)
         return load(path, file, None if unknown else PLAIN, _saved_with(seen)), tools
@@ -98,7 +98,7 @@ def _distribution(root: str) -> str:
     return importlib.metadata.packages_distributions().get(root, [root])[0]
 
 
-def _check_loadable(path: Path, modules: Sequence[str]) -> None:
+def _check_loadable(path: Path, modules: Sequence[str], saved_with: str) -> None:
     """Raises Refused where the user's word would not help: what the pickle names is not here."""
     for module in modules:
         root = module.partition(".")[0]
@@ -108,12 +108,21 @@ def _check_loadable(path: Path, modules: Sequence[str]) -> None:
                 "A pickle holds only its name, not its code, and that script is not here.",
                 "Build the model from scikit-learn's own estimators, or convert it in that script with skl2onnx.",
             )
+        if root == "sklearn" and not _installed(module):
+            raise does_not_fit(path, f"There is no module {shown(module)} in it", saved_with)
         if not root.isidentifier() or importlib.util.find_spec(root) is None:
             raise Refused(
                 f"'{path.name}' needs the Python package '{shown(root)}'.",
                 "An object in it is of that package, which is not installed where Studio runs.",
                 "Install it beside Studio and retry, or save the model without it.",
             )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
 
 
 def _why(unknown: Sequence[str]) -> str:
@@ -156,7 +165,7 @@ def _skops(path: Path, kit: Kit) -> Loaded:
             unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in plain]
             if unknown:
                 named = tuple(map(shown, unknown))
-                _check_loadable(path, [name.rpartition(".")[0] or name for name in unknown])
+                _check_loadable(path, [name.rpartition(".")[0] or name for name in unknown], "")
                 kit.trust((code_file(path, named),), _why(named))
             model = skops.io.load(path, trusted=[*sorted(plain), *unknown])
         except (StudioError, MemoryError, RecursionError):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from studio.core.errors import CodeFile, InvalidInput
 from studio.formats._pickle_machine import Machine
 from studio.formats._pickle_stack import Limits
-from studio.formats._pickle_values import Blank, Broken, Made, Name, OldJoblib, Table
+from studio.formats._pickle_values import RECONSTRUCTOR, Blank, Broken, Made, Name, OldJoblib, Table
 
 _CHUNK = 8 * 1024 * 1024
 _FIRST = Limits(opcodes=20_000)
@@ -26,8 +26,8 @@ _FIX = "Copy it again, or save it again."
 
 @dataclass(frozen=True, kw_only=True)
 class Screened:
-    """What one pickle would do. `names`: everything that loading looks up, in that order; `called`: what it calls, `given`
-    what it calls with arguments.
+    """What one pickle would do. `names`: everything that loading looks up, in that order; `called`: what it calls;
+    `given`: what it calls with arguments.
 
     `oddities`: what no pickler writes (calls of what a call gave, methods replaced by state), as words; a pickle with
     any may run code by other ways than the names tell. `value` stands for what it gives: Made, Table, a tuple, ….
@@ -121,7 +121,8 @@ def described(value: Any) -> str:
             return "an object"
         if kind.qualname in ("_reconstruct", "NumpyArrayWrapper") and ("numpy" in kind.module):
             return "a numpy array"
-        return f"an object of {shown(str(kind))}"
+        is_class = kind.qualname.rpartition(".")[2].lstrip("_")[:1].isupper() or value.maker == RECONSTRUCTOR
+        return f"an object of {shown(str(kind))}" if is_class else f"what {shown(str(kind))} gives when it is called"
     if isinstance(value, Name):
         return f"the name of {shown(str(value))}"
     if isinstance(value, Blank):

@@ -28,6 +28,7 @@ _PACKAGES = {
     "statsmodels": ("a pickled statsmodels model", f"It has no converter to ONNX. {_PIPELINE}"),
     "prophet": ("a pickled Prophet model", f"It has no converter to ONNX. {_PIPELINE}"),
     "pandas": ("a pickle of a pandas table", _ESTIMATOR),
+    "joblib": ("a joblib file", _ESTIMATOR),
     "__main__": ("a pickle of an object of your own class", f"The class itself is not in the file. {_PIPELINE}"),
 }
 
@@ -50,13 +51,13 @@ def pickle_words(path: Path, start: bytes) -> Known | None:
     if seen is None:
         return Known("a damaged pickle", "Copy it again, or save it again.", "no model")
     if not isinstance(seen.value, Made) or seen.kind is None:
-        return Known(f"a pickle of {described(seen.value)}, which is no model", _ESTIMATOR, "no model")
+        return Known(f"a pickle of {described(seen.value)}", _ESTIMATOR, "no model")
     root = seen.kind.module.partition(".")[0]
     if root in _PACKAGES:
         title, fix = _PACKAGES[root]
         return Known(f"{title} ({shown(seen.kind.qualname)})", fix)
     if described(seen.value) == "a numpy array" or root in ("numpy", "collections", "builtins", "scipy", "datetime"):
-        return Known(f"a pickle of {described(seen.value)}, which is no model", _ESTIMATOR, "no model")
+        return Known(f"a pickle of {described(seen.value)}", _ESTIMATOR, "no model")
     return Known(
         f"a pickle of {described(seen.value)}", f"Studio takes those of scikit-learn, XGBoost and LightGBM. {_PIPELINE}"
     )
