@@ -106,7 +106,9 @@ class Converted:
     Weights are named by the SHA-256 of their content, and the graph refers to them by that name. `cases` are runs of
     the source on several batch sizes, made-up or of the user's samples. `tools`: versions of what made it, by
     distribution name. `sources`: every file outside the output folder that was read. `class_labels`: what the source
-    itself calls its classes. `serve_only`: why no variants can be made of it, empty where they can.
+    itself calls its classes. `serve_only`: why no variants can be made of it, empty where they can. `tolerances`: by
+    output, how far off an answer may be where the source rounds so coarsely that the usual gate says nothing; a note
+    says why.
     """
 
     graph: Path
@@ -117,6 +119,7 @@ class Converted:
     tools: dict[str, str] = field(default_factory=dict)
     class_labels: tuple[str, ...] = ()
     serve_only: str = ""
+    tolerances: dict[str, float] = field(default_factory=dict)
 
 
 class Kit(Protocol):

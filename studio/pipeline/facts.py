@@ -95,7 +95,8 @@ def named(converted: Converted, settings: ModelSettings, declared: Callable[[Pat
     rename_outputs(model, names)
     converted.graph.write_bytes(model.SerializeToString())
     cases = tuple(Case(inputs=case.inputs, outputs=_under(case.outputs, names)) for case in converted.cases)
-    return replace(converted, cases=cases)
+    tolerances = {names.get(name, name): value for name, value in converted.tolerances.items()}
+    return replace(converted, cases=cases, tolerances=tolerances)
 
 
 def _under(outputs: Feed, names: dict[str, str]) -> Feed:

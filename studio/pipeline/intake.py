@@ -85,7 +85,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     outputs = [run(session, case.inputs) for case in converted.cases]
     moving = unsteady(session, converted.cases[0].inputs, outputs[0])
     parity = _parity(converted.cases, outputs, declared, kit, moving)
-    _check_parity(parity, gates, recognition.detail, settings)
+    _check_parity(parity, gates, recognition.detail, settings, converted.tolerances)
     report("checked", 0.7, "comparing the rows of batches with single runs")
     inputs, labels = kit.inputs(declared)
     batchable = rows_equal(session, inputs)
@@ -163,8 +163,10 @@ def _parity(
     return compare(expected, outputs, [name for name in names if name not in moving], kind=kit.kind, batch_sizes=sizes)
 
 
-def _check_parity(parity: Fidelity, gates: GateSettings, what: str, settings: ModelSettings) -> None:
-    failed = [gate for gate in parity_gates(parity, gates) if not gate.passed]
+def _check_parity(
+    parity: Fidelity, gates: GateSettings, what: str, settings: ModelSettings, tolerances: dict[str, float]
+) -> None:
+    failed = [gate for gate in parity_gates(parity, gates, tolerances) if not gate.passed]
     if failed:
         worst = parity.worst
         figures = f" Worst output: '{worst.name}', off by up to {worst.max_abs:.3g}." if worst else ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from studio.core.manifest import Fidelity, Gate, InputsKind, Interval, Measurement, Verdict
 from studio.core.settings import GateSettings
 
@@ -85,10 +88,27 @@ def fidelity_gates(fidelity: Fidelity, gates: GateSettings) -> tuple[Gate, ...]:
     return tuple(found)
 
 
-def parity_gates(fidelity: Fidelity, gates: GateSettings) -> tuple[Gate, ...]:
-    """The rules on a conversion: floats within `parity_max_rel` of the output's scale, nearly all else equal."""
+def parity_gates(
+    fidelity: Fidelity, gates: GateSettings, tolerances: Mapping[str, float] | None = None
+) -> tuple[Gate, ...]:
+    """The rules on a conversion: floats within `parity_max_rel` of the output's scale, nearly all else equal.
+
+    `tolerances`: by output, a difference up to which a source that rounds coarsely (a quantised model) agrees.
+    """
     bad = sum(out.non_finite for out in fidelity.outputs)
     found = [Gate(name="finite", rule="no NaN or infinity", value=float(bad), passed=bad == 0)]
+    coarse = tolerances or {}
+    found += [
+        Gate(
+            name=f"parity of '{out.name}'",
+            rule=f"largest difference ≤ {coarse[out.name]:.3g}, as the source rounds",
+            value=out.max_abs,
+            passed=out.max_abs <= coarse[out.name] * (1 + 1e-6),
+        )
+        for out in fidelity.outputs
+        if out.name in coarse
+    ]
+    fidelity = replace(fidelity, outputs=tuple(out for out in fidelity.outputs if out.name not in coarse))
     floats = [out.max_rel for out in fidelity.outputs if not _by_equality(out.cosine, out.top1_agreement)]
     if floats:
         limit = gates.parity_max_rel

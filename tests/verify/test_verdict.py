@@ -12,7 +12,7 @@ import pytest
 from studio.core.manifest import Fidelity, Interval, Latency, Measurement, OutputFidelity
 from studio.core.settings import GateSettings
 from studio.verify import measure as measuring
-from studio.verify.fidelity import fidelity_of
+from studio.verify.fidelity import compare, fidelity_of
 from studio.verify.verdict import judge, not_applicable, parity_gates, reference_verdict, share
 
 GATES = GateSettings()
@@ -185,3 +185,19 @@ def test_the_reference_and_what_does_not_apply_have_sentences_too() -> None:
     )
     verdict = not_applicable("int8", "it has no weights.")
     assert (verdict.outcome, verdict.sentence) == ("not applicable", "int8 does not apply: it has no weights.")
+
+
+def test_a_source_that_rounds_coarsely_is_held_to_its_own_steps() -> None:
+    reference = np.array([[0.0, 0.01, 0.02], [0.03, 0.5, 0.4]])
+    one_step = compare([{"y": reference}], [{"y": reference + [[0.01, 0, 0], [0, 0, 0]]}], ["y"])
+    gates = GateSettings()
+    assert not all(gate.passed for gate in parity_gates(one_step, gates))
+    assert all(gate.passed for gate in parity_gates(one_step, gates, {"y": 0.02}))
+    far = compare([{"y": reference}], [{"y": reference + [[0.03, 0, 0], [0, 0, 0]]}], ["y"])
+    (failed,) = [gate for gate in parity_gates(far, gates, {"y": 0.02}) if not gate.passed]
+    assert failed.value == pytest.approx(0.03) and "0.02" in failed.rule
+    whole = compare([{"y": np.array([[1, 2, 3]])}], [{"y": np.array([[1, 3, 3]])}], ["y"])
+    assert not all(gate.passed for gate in parity_gates(whole, gates))
+    assert all(gate.passed for gate in parity_gates(whole, gates, {"y": 2.0}))
+    # An output without a tolerance keeps the usual gate.
+    assert not all(gate.passed for gate in parity_gates(far, gates, {"z": 0.02}))
