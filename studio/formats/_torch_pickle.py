@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from studio.core.errors import InvalidInput, Refused
 from studio.formats._torch_code import UserCode
 from studio.formats.pickle_screen import shown
-from studio.formats.torch_archive import beyond
+from studio.formats.torch_archive import beyond, is_pickled
 from studio.formats.torch_common import EXPORT_FIX, loading, said
 
 _FIX = "Copy it again, or save it again with torch.save."
@@ -64,6 +65,9 @@ def load_trusted(path: Path, code: UserCode) -> Any:
 
     stand_in = SimpleNamespace(__name__="pickle", Unpickler=Unpickler, load=load)
     with loading(path.name, _FIX):
+        if is_pickled(path):
+            with path.open("rb") as file:
+                return load(file)
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=stand_in)
 
 
@@ -79,10 +83,16 @@ def check_classes(path: Path, imports: tuple[str, ...], code: UserCode) -> None:
 
 
 def _installed(module: str) -> bool:
+    """Whether a module could be imported, found without importing any package around it."""
+    parts = module.split(".")
     try:
-        return importlib.util.find_spec(module.partition(".")[0]) is not None
+        spec = importlib.util.find_spec(parts[0])
     except (ImportError, ValueError):
         return False
+    if spec is None or len(parts) == 1 or parts[0] in (*sys.stdlib_module_names, "torch", "numpy"):
+        return spec is not None
+    folders = [Path(place).joinpath(*parts[1:-1]) for place in spec.submodule_search_locations or ()]
+    return any((folder / parts[-1]).is_dir() or any(folder.glob(f"{parts[-1]}.*")) for folder in folders)
 
 
 def missing_class(path: Path, name: str, code: UserCode) -> Refused:

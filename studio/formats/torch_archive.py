@@ -61,12 +61,27 @@ def is_legacy(path: Path) -> bool:
     return head(path, len(LEGACY_MAGIC)) == LEGACY_MAGIC
 
 
+def is_pickled(path: Path) -> bool:
+    """Whether pickle.dump wrote it, and of PyTorch's objects: told by the first names in it."""
+    start = head(path, _LOOK)
+    if start[:1] != b"\x80" or start.startswith(LEGACY_MAGIC):
+        return False
+    seen = first_look(start)
+    return seen is not None and any(_of_torch(name.module) for name in seen.names)
+
+
+def _of_torch(module: str) -> bool:
+    return module == "torch" or module.startswith("torch.")
+
+
 def first_words(path: Path) -> str:
     """What a pickled PyTorch file seems to hold, in a few words, from its first bytes."""
     start = b""
     try:
         if is_legacy(path):
             start = _object_start(head(path, _LOOK))
+        elif is_pickled(path):
+            start = head(path, _LOOK)
         else:
             with zipfile.ZipFile(path) as archive:
                 member = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
@@ -100,6 +115,9 @@ def imports_of(path: Path, script: bool = False) -> tuple[str, ...]:
     """Everything that loading a file would look up. Imports torch. Raises InvalidInput for a damaged file."""
     if is_legacy(path):
         return legacy_imports(path)
+    if is_pickled(path):
+        with path.open("rb") as file:
+            return pickle_imports(file, f"'{path.name}'")
     # PyTorch's own reader: of two members with one name it sees the one that the loader will see.
     reader = open_reader(path)
     names: set[str] = set()

@@ -12,20 +12,20 @@ from typing import Any
 from studio.core.errors import CodeFile, InvalidInput, Refused
 from studio.formats.base import ArrivalFiles, Converted, Kit, Recognition
 from studio.formats.pickle_screen import code_file
-from studio.formats.torch_archive import archive_kind, beyond, first_words, imports_of, is_legacy
+from studio.formats.torch_archive import archive_kind, beyond, first_words, imports_of, is_legacy, is_pickled
 from studio.formats.torch_common import import_torch
 from studio.formats.torch_factory import no_factory
 
 
 class TorchCheckpointFormat:
-    """Recognised by the archive of torch.save, or by the magic number of PyTorch before 1.6."""
+    """Recognised by the archive of torch.save, by the magic number of PyTorch before 1.6, or as a pickle of it."""
 
     name = "torch-checkpoint"
     title = "PyTorch checkpoint, state_dict or module (.pt, .pth)"
     extra: str | None = "torch"
 
     def recognise(self, files: ArrivalFiles) -> Recognition | None:
-        found = [file for file in files.content if is_legacy(file) or archive_kind(file) == "pickle"]
+        found = [file for file in files.content if _is_checkpoint(file)]
         if len(found) > 1:
             names = ", ".join(file.name for file in found[:5])
             raise InvalidInput(
@@ -79,6 +79,10 @@ class TorchCheckpointFormat:
         from studio.formats._torch_pickle import load_trusted
 
         return load_trusted(path, code)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return archive_kind(path) == "pickle" or is_legacy(path) or is_pickled(path)
 
 
 def _module_in(loaded: Any) -> Any:
