@@ -8,6 +8,7 @@ is on disk before it is told; after a crash each unfinished job starts again fro
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ from studio.core.jobs import STEPS, Job, Step
 from studio.core.printable import printable_problem
 from studio.engine.bus import Bus
 from studio.engine.logs import Logs
+from studio.inbox.groups import is_companion
 from studio.store.jobs import JobStore
 
 MAX_ATTEMPTS = 10
@@ -198,9 +200,9 @@ class Jobs:
         for step in job.steps:
             if step.state == "running":
                 job = job.with_step(Step(name=step.name))
-        problem = printable_problem(replace(problem, fix=problem.fix.replace("trust JOB", f"trust {key}")))
+        problem = printable_problem(replace(problem, fix=way_out(job, problem)))
         job = replace(job, state="waiting", problem=problem)
-        self._logs.add("job", "warning", f"{job.stem} {job.standing}. {problem.sentence()}", key)
+        self._logs.add("job", "warning", f"{job.stem} {job.standing}. {problem.what}", key)
         self.update(job)
 
     def _fail(self, key: str, problem: Problem) -> None:
@@ -291,6 +293,15 @@ class Jobs:
             job = self._jobs[key]
             if not job.finished:
                 self._store.save(replace(job, attempt=max(0, job.attempt - 1)))
+
+
+def way_out(job: Job, problem: Problem) -> str:
+    """What the user can do about a question, with the commands for this very job."""
+    if problem.code == "needs_settings" and "studio init" not in problem.fix:
+        model = next((file for file in job.files if not is_companion(Path(file).name)), job.files[0])
+        init = f"The Inbox has a form for it (a); or begin the file with: studio init {shlex.quote(model)}"
+        return "\n".join(part for part in (problem.fix, init) if part)
+    return problem.fix.replace("trust JOB", f"trust {job.id}")
 
 
 def gone(job: Job) -> list[str]:

@@ -99,7 +99,7 @@ async def test_words_from_a_file_can_not_steer_the_terminal(parts: Parts) -> Non
         code = "needs_settings"
 
     async def lane(jobs: Jobs, key: str) -> None:
-        raise Asking("evil\x1b]0;title\x07 name", "first line\nsecond \u202eline", "plain – words")
+        raise Asking("evil\x1b]0;title\x07 name", "first line\nsecond \u202eline", "Plain – words.")
 
     parts.use(lane)
     job = parts.job()
@@ -109,5 +109,6 @@ async def test_words_from_a_file_can_not_steer_the_terminal(parts: Parts) -> Non
         code="needs_settings",
         what="evil\\x1b]0;title\\x07 name",
         why="first line\nsecond \\u202eline",
-        fix="plain – words",
+        fix="Plain – words.\nThe Inbox has a form for it (a); or begin the file with: "
+        f"studio init {parts.workspace.inbox / 'digits.toy'}",
     )

@@ -131,6 +131,8 @@ def question(job: Job, keys: Keys) -> list[Part]:
         parts += code(file, FEW_IMPORTS, "  ")
     for name in problem.missing_inputs:
         parts += [("  input   ", "$muted"), (f"{name}\n", "bold")]
+    if job.asks_for("needs_settings") and problem.fix:
+        parts += [("  way     ", "$muted"), problem.fix.replace("\n", "\n          ") + "\n"]
     parts += ["          ", (keys.answer, "$accent bold"), " answers it, ", (keys.cancel, "$accent bold")]
     parts += [" cancels the job, ", (keys.open, "$accent bold"), " shows the log.\n\n"]
     return parts
