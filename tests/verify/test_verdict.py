@@ -189,11 +189,11 @@ def test_the_reference_and_what_does_not_apply_have_sentences_too() -> None:
 
 def test_a_source_that_rounds_coarsely_is_held_to_its_own_steps() -> None:
     reference = np.array([[0.0, 0.01, 0.02], [0.03, 0.5, 0.4]])
-    one_step = compare([{"y": reference}], [{"y": reference + [[0.01, 0, 0], [0, 0, 0]]}], ["y"])
+    one_step = compare([{"y": reference}], [{"y": reference + np.array([[0.01, 0, 0], [0, 0, 0]])}], ["y"])
     gates = GateSettings()
     assert not all(gate.passed for gate in parity_gates(one_step, gates))
     assert all(gate.passed for gate in parity_gates(one_step, gates, {"y": 0.02}))
-    far = compare([{"y": reference}], [{"y": reference + [[0.03, 0, 0], [0, 0, 0]]}], ["y"])
+    far = compare([{"y": reference}], [{"y": reference + np.array([[0.03, 0, 0], [0, 0, 0]])}], ["y"])
     (failed,) = [gate for gate in parity_gates(far, gates, {"y": 0.02}) if not gate.passed]
     assert failed.value == pytest.approx(0.03) and "0.02" in failed.rule
     whole = compare([{"y": np.array([[1, 2, 3]])}], [{"y": np.array([[1, 3, 3]])}], ["y"])
