@@ -50,8 +50,10 @@ class WorkerSettings:
     """Limits of every worker process, and how many may run at once.
 
     `intake_seconds` is the clock of one arrival's conversion and check: a model that never ends must not keep others
-    waiting for as long as a large variant may take. `environments`: whether an arrival may have a converter environment
-    made, which downloads a framework once; "never" leaves that to `studio environments make`.
+    waiting for as long as a large variant may take. `first_run_seconds` is that of any one load or run of it; 0 = none.
+    `warm`: frameworks that stay imported for the next arrival, for `warm_seconds` after the last; 0 = none.
+    `environments`: whether an arrival may have a converter environment made, which downloads a framework once; "never"
+    leaves that to `studio environments make`.
     """
 
     parallel: int = 2
@@ -60,6 +62,9 @@ class WorkerSettings:
     cpu_seconds: int = 1800
     wall_seconds: float = 1800.0
     intake_seconds: float = 600.0
+    first_run_seconds: float = 120.0
+    warm: int = 2
+    warm_seconds: float = 300.0
     recipes: tuple[str, ...] = ("fp16", "int8")
     environments: Literal["auto", "never"] = "auto"
 

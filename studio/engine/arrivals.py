@@ -60,7 +60,7 @@ class Arrivals:
         if key not in self._waiting and not self._jobs.is_working_on(group.fingerprint):
             job = self._jobs.create(group.stem, tuple(stamp.name for stamp in group.files))
             self._waiting[key] = job.id
-            self._intake.expect()  # its imports run while the file settles
+            self._intake.expect(tuple(stamp.name for stamp in group.files))  # its imports run while the file settles
 
     def _settled(self, arrival: Arrival) -> None:
         key = self._waiting.pop(arrival.key, "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -23,6 +22,7 @@ from studio.engine.bus import Bus
 from studio.engine.call import call_example
 from studio.engine.comparisons import Comparisons
 from studio.engine.environments import Environments
+from studio.engine.folders import remove_folder
 from studio.engine.intake import Intake
 from studio.engine.jobs import Jobs
 from studio.engine.keep import Keep
@@ -33,6 +33,7 @@ from studio.engine.netron import Netron
 from studio.engine.supervisor import Supervisor
 from studio.engine.templates import Templates
 from studio.inbox.add import add as add_to_inbox
+from studio.pipeline.forkservers import ForkServers
 from studio.store.jobs import JobStore
 from studio.store.workspace import Workspace
 
@@ -58,11 +59,12 @@ class Engine:
         self.keep = Keep(workspace, self.bus, self.logs, self.supervisor)
         self.jobs = Jobs(JobStore(workspace.jobs), workspace.job_logs, self.bus, self.logs, settings.workers.parallel)
         self.environments = Environments(self.logs, workspace.logs, settings.workers.environments == "auto")
-        self.intake = Intake(workspace, self.keep, self.environments)
-        self.lab = Lab(workspace, self.keep)
+        self.fork_servers = ForkServers(workspace.run / "warm", settings.workers.warm, settings.workers.warm_seconds)
+        self.intake = Intake(workspace, self.keep, self.environments, self.fork_servers)
+        self.lab = Lab(workspace, self.keep, self.fork_servers)
         self.jobs.use(self._take_in, self.lab.run)
         self.answers = Answers(workspace, self.keep, self.jobs)
-        self.templates = Templates(workspace, self.keep, self.environments)
+        self.templates = Templates(workspace, self.keep, self.environments, self.fork_servers)
         self.arrivals = Arrivals(workspace, self.jobs, self.keep, self.intake, self.logs)
         self.comparisons = Comparisons(
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
@@ -82,6 +84,7 @@ class Engine:
         for notice in await self.keep.open():
             self.logs.add("engine", "warning", notice)
         await asyncio.to_thread(clear_folder, self.workspace.work)
+        await asyncio.to_thread(self.fork_servers.clear)
         await self.supervisor.start()
         self.logs.add("engine", "info", f"Engine {__version__} is up for {self.workspace.root}.")
         self.jobs.recover()
@@ -111,6 +114,7 @@ class Engine:
         await self.comparisons.stop()
         await self.jobs.stop()
         await self.environments.stop()
+        self.fork_servers.close()
         await self.supervisor.stop()
         self._netron.stop()
         await self.keep.close()
@@ -236,7 +240,7 @@ class Engine:
 def clear_folder(folder: Path) -> None:
     """Remove what workers of an engine that was killed have left behind."""
     for left in folder.iterdir():
-        shutil.rmtree(left, ignore_errors=True)
+        remove_folder(left)
 
 
 def _below(root: Path, name: str) -> str:

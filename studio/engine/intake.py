@@ -6,7 +6,6 @@ import asyncio
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 from contextlib import suppress
@@ -18,8 +17,10 @@ from studio.core.errors import Conflict, StudioError, Unavailable
 from studio.core.manifest import FileRef, Samples, Source, VersionManifest
 from studio.core.names import model_name_from_stem
 from studio.engine.environments import Environments
+from studio.engine.folders import make_read_only, remove_folder
 from studio.engine.keep import Keep
 from studio.inbox.reading import digest_of
+from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import IntakeResult, IntakeTask, Progress
 from studio.pipeline.process import Worker, start_worker
 from studio.store.journal import utc_now
@@ -31,11 +32,19 @@ if TYPE_CHECKING:
 
 CHUNK = 1024 * 1024
 SPARE_SECONDS = 15.0
+# What is worth importing early when such a file is seen.
+FRAMEWORK_OF = {
+    **dict.fromkeys((".pt2", ".pt", ".pth", ".torchscript", ".safetensors"), "torch"),
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), "keras"),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib", ".skops"), "sklearn"),
+    **dict.fromkeys((".ubj", ".bst"), "boosters"),
+    ".cbm": "catboost",
+}
 
 
 @dataclass
 class Bench:
-    """A worker and the folder that is its own: copies go to `in`, results come from `out`."""
+    """A worker and its folder: copies go to `in`, which it can only read; results come from `scratch/out`."""
 
     worker: Worker
     folder: Path
@@ -44,23 +53,35 @@ class Bench:
     def log(self) -> Path:
         return self.folder / "worker.log"
 
+    @property
+    def inputs(self) -> Path:
+        return self.folder / "in"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "scratch" / "out"
+
     async def clear(self) -> None:
         """End the worker and remove its folder."""
         await self.worker.close()
-        await asyncio.to_thread(shutil.rmtree, self.folder, True)
+        await asyncio.to_thread(remove_folder, self.folder)
 
 
 class Intake:
     """Runs intake tasks. At most one spare worker waits: started when something arrives, gone if nothing came of it."""
 
-    def __init__(self, workspace: Workspace, keep: Keep, environments: Environments) -> None:
+    def __init__(self, workspace: Workspace, keep: Keep, environments: Environments, fork_servers: ForkServers) -> None:
         self._workspace, self._keep, self._environments = workspace, keep, environments
+        self._fork_servers = fork_servers
         self._spare: asyncio.Task[Bench] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    def expect(self) -> None:
-        """Something arrives: import what its worker will need while it settles."""
+    def expect(self, names: tuple[str, ...] = ()) -> None:
+        """Something arrives: import what its worker will need while it settles, judged by the names of its files."""
+        for kind in {FRAMEWORK_OF[suffix] for name in names if (suffix := Path(name).suffix.lower()) in FRAMEWORK_OF}:
+            with suppress(OSError):  # a guess only: what it really is, and needs, is seen later
+                self._fork_servers.warm(kind, self._workspace.settings.serving.threads)
         if self._spare is None:
             self._spare = asyncio.create_task(self._start(), name="spare worker")
             self._expiry = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._drop_spare)
@@ -72,8 +93,16 @@ class Intake:
     async def _worker(self, folder: Path, python: Path | None = None) -> Worker:
         settings = self._workspace.settings
         limits = replace(settings.workers, wall_seconds=settings.workers.intake_seconds)
-        log, threads = folder / "worker.log", settings.serving.threads
-        return await start_worker(limits, folder, log, preload="onnx", threads=threads, python=python)
+        await asyncio.to_thread(_fresh, folder / "scratch")
+        return await start_worker(
+            limits,
+            folder / "scratch",
+            folder / "worker.log",
+            preload="onnx",
+            threads=settings.serving.threads,
+            python=python,
+            fork_servers=self._fork_servers,
+        )
 
     async def _converted(self, bench: Bench, task: IntakeTask, tell: Progress) -> IntakeResult:
         """What becomes of the task, in the interpreter that the format needs. Making that is told in the same step."""
@@ -81,7 +110,6 @@ class Intake:
         async def work(python: Path | None) -> IntakeResult:
             if python is not None:
                 await bench.worker.close()
-                await asyncio.to_thread(shutil.rmtree, task.out, True)
                 bench.worker = await self._worker(bench.folder, python)
             return await bench.worker.run(task, tell)
 
@@ -129,12 +157,12 @@ class Intake:
         bench = await self._take()
         try:
             jobs.step(key, "recognised", "running")
-            files = await asyncio.to_thread(self._snapshot, job, bench.folder / "in")
-            (bench.folder / "out").mkdir()
+            files = await asyncio.to_thread(self._snapshot, job, bench.inputs)
+            await asyncio.to_thread(make_read_only, bench.inputs)
             await asyncio.to_thread(show_log, bench.log, jobs.log_path(key))
             task = IntakeTask(
-                files=tuple(str(path) for path in sorted((bench.folder / "in").iterdir())),
-                out=str(bench.folder / "out"),
+                files=tuple(str(path) for path in sorted(bench.inputs.iterdir())),
+                out=str(bench.out),
                 stem=job.stem,
                 gates=self._workspace.settings.gates,
                 threads=self._workspace.settings.serving.threads,
@@ -252,6 +280,11 @@ class Intake:
             jobs.step(key, step, "done" if progress is not None and progress >= 1 else "running", detail, progress)
 
         return tell
+
+
+def _fresh(folder: Path) -> None:
+    remove_folder(folder)
+    folder.mkdir()
 
 
 def _plain(path: Path) -> BinaryIO:

@@ -13,6 +13,7 @@ from studio.core.errors import StepFailed
 from studio.core.manifest import Graph, Measurement, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
 from studio.engine.keep import Keep
+from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import VariantResult, VariantTask
 from studio.pipeline.variants import make_variant
 from studio.store.journal import utc_now
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class Lab:
     """Runs the variants of one version after the other, each in workers of its own."""
 
-    def __init__(self, workspace: Workspace, keep: Keep) -> None:
-        self._workspace, self._keep = workspace, keep
+    def __init__(self, workspace: Workspace, keep: Keep, fork_servers: ForkServers) -> None:
+        self._workspace, self._keep, self._fork_servers = workspace, keep, fork_servers
 
     async def run(self, jobs: Jobs, key: str) -> None:
         """The whole lane. What a version has already is not made again; one that can only be served is measured."""
@@ -78,10 +79,17 @@ class Lab:
             reference_measurement=reference,
             gates=version.gates_over(self._workspace.settings.gates),
             threads=self._workspace.settings.serving.threads,
+            weights=tuple(str(blobs.path(file.sha256)) for file in version.graph.weights),
         )
         try:
             result = await make_variant(
-                self._workspace.settings.workers, work, jobs.log_path(key), task, version.machine, tell
+                self._workspace.settings.workers,
+                work,
+                jobs.log_path(key),
+                task,
+                version.machine,
+                tell,
+                fork_servers=self._fork_servers,
             )
             graph = await asyncio.to_thread(self._store, result) if result.graph else None
             return self._manifest(version, recipe, result, graph)

@@ -14,6 +14,7 @@ from studio.engine.environments import Environments
 from studio.engine.keep import Keep
 from studio.inbox.add import add
 from studio.inbox.groups import SETTINGS_SUFFIX, stem_of
+from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import IntakeTask, TemplateResult, TemplateTask
 from studio.pipeline.process import spawn_worker
 from studio.store.workspace import Workspace
@@ -22,8 +23,9 @@ from studio.store.workspace import Workspace
 class Templates:
     """Makes settings files, one at a time. Nothing is written outside the work folder: the caller writes the file."""
 
-    def __init__(self, workspace: Workspace, keep: Keep, environments: Environments) -> None:
+    def __init__(self, workspace: Workspace, keep: Keep, environments: Environments, fork_servers: ForkServers) -> None:
         self._workspace, self._keep, self._environments = workspace, keep, environments
+        self._fork_servers = fork_servers
         self._turn = asyncio.Semaphore(1)
 
     async def make(self, model: Path, target: Path | None = None, force: bool = False) -> SettingsTemplate:
@@ -42,13 +44,13 @@ class Templates:
 
     async def _made(self, model: Path, stem: str, place: Path, folder: Path) -> SettingsTemplate:
         settings = self._workspace.settings
-        inside = folder / "in"
+        inside, scratch = folder / "in", folder / "scratch"
         inside.mkdir()
-        (folder / "out").mkdir()
+        scratch.mkdir()
         await asyncio.to_thread(add, model, inside)
         arrival = IntakeTask(
             files=tuple(str(path) for path in sorted(inside.iterdir())),
-            out=str(folder / "out"),
+            out=str(scratch / "out"),
             stem=stem,
             gates=settings.gates,
             threads=settings.serving.threads,
@@ -58,7 +60,9 @@ class Templates:
         log, threads = folder / "worker.log", settings.serving.threads
 
         async def work(python: Path | None) -> TemplateResult:
-            async with spawn_worker(limits, folder, log, "onnx", threads, python) as worker:
+            async with spawn_worker(
+                limits, scratch, log, "onnx", threads, python, fork_servers=self._fork_servers
+            ) as worker:
                 return await worker.run(TemplateTask(arrival=arrival))
 
         result = await self._environments.run(work, lambda *_: None)

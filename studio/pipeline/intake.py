@@ -23,14 +23,14 @@ from studio.optimize.base import recipes
 from studio.pipeline import facts
 from studio.pipeline.arrival import Opened, open_arrival
 from studio.pipeline.kit import WorkKit, save_example, save_samples
-from studio.pipeline.messages import IntakeResult, IntakeTask, Progress
+from studio.pipeline.messages import Elsewhere, IntakeResult, IntakeTask, Progress
 from studio.verify.batching import rows_equal
 from studio.verify.fidelity import check_alike, compare
 from studio.verify.graph_info import describe
 from studio.verify.inputs import row_count, row_layout
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.ort_info import describe_ort
-from studio.verify.session import Feed, open_session, run, signature_of
+from studio.verify.session import Feed, signature_of
 from studio.verify.steadiness import non_finite_notes, unsteady, unsteady_note
 from studio.verify.verdict import parity_gates
 
@@ -61,6 +61,8 @@ def opened(task: IntakeTask, report: Progress) -> Opened:
     report("recognised", None, "looking at the files")
     paths = tuple(Path(path) for path in task.files)
     found = open_arrival(paths, task.stem, out.parent, lambda detail: report("recognised", None, detail))
+    if found.format.extra in task.warm:
+        raise Elsewhere(found.format.extra)
     report("recognised", 1.0, found.recognition.detail)
     return found
 
@@ -74,15 +76,15 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     def converting(progress: float | None, detail: str) -> None:
         report("converted", progress, detail)
 
-    kit = WorkKit(files.samples, settings, converting, task.threads, task.trusted)
+    kit = WorkKit(files.samples, settings, converting, task.threads, task.trusted, task.first_run_seconds)
     converted = found.format.convert(files, recognition, out, kit)
     _check_inside(converted, out)
     converted = facts.named(converted, settings, kit.signature)
     report("converted", 1.0, recognition.detail)
     report("checked", 0.1, "comparing with the original")
-    session = open_session(converted.graph, task.threads)
+    session = kit.session(converted.graph)
     declared = signature_of(session)
-    outputs = [run(session, case.inputs) for case in converted.cases]
+    outputs = [kit.run_once(session, case.inputs) for case in converted.cases]
     moving = unsteady(session, converted.cases[0].inputs, outputs[0])
     parity = _parity(converted.cases, outputs, declared, kit, moving)
     _check_parity(parity, gates, recognition.detail, settings, converted.tolerances)

@@ -27,11 +27,21 @@ MEMORY_MARKS = (
 """How Python, the C++ library, PyTorch and ONNX Runtime say that there is no memory left."""
 
 
+class Elsewhere(Exception):
+    """Raised in a worker by a task that is better done where a framework has been imported already."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
 @dataclass(frozen=True, kw_only=True)
 class IntakeTask:
     """Recognise, convert and check an arrival. `files`: absolute paths, folders allowed. `out`: an empty folder.
 
-    `trusted`: SHA-256 of files whose code the user said yes to.
+    `trusted`: SHA-256 of files whose code the user said yes to. `warm`: extras whose frameworks wait elsewhere; the
+    worker raises Elsewhere for a format of theirs. `first_run_seconds`: clock of a graph's first load and runs, 0 for
+    none.
     """
 
     files: tuple[str, ...]
@@ -40,6 +50,13 @@ class IntakeTask:
     gates: GateSettings = field(default_factory=GateSettings)
     threads: int = 1
     trusted: tuple[str, ...] = ()
+    warm: tuple[str, ...] = ()
+    first_run_seconds: float = 0.0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that its worker may read."""
+        return self.files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +106,11 @@ class TemplateTask:
     def out(self) -> str:
         return self.arrival.out
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that its worker may read."""
+        return self.arrival.files
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateResult:
@@ -110,6 +132,7 @@ class VariantTask:
 
     `samples`: the version's `.npz`, `kind` where it came from. `reference_size` in bytes, weights included;
     `reference_measurement`: that of the reference variant, where it was taken already. `out`: an empty folder.
+    `weights`: the reference's external data, in the same folder.
     """
 
     recipe: str
@@ -122,6 +145,12 @@ class VariantTask:
     reference_measurement: Measurement | None = None
     gates: GateSettings = field(default_factory=GateSettings)
     threads: int = 1
+    weights: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that its worker may read."""
+        return self.reference, self.samples, *self.weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +173,32 @@ class MeasureTask:
     variant: VariantTask
     made: MadeResult | None = None
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that its worker may read, beside what was made in its own folder."""
+        return self.variant.inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTask:
+    """Try to get out of the sandbox, to see how well it holds. `outside`: a file that it may neither read nor write.
+
+    `port`: a TCP port on loopback on which someone listens. `pid`: a process of the same user.
+    """
+
+    out: str
+    outside: str
+    port: int
+    pid: int
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """What succeeded that should not."""
+
+    escaped: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class VariantResult:
@@ -159,26 +214,29 @@ class VariantResult:
     parameters: dict[str, str] = field(default_factory=dict)
 
 
-Task = IntakeTask | TemplateTask | VariantTask | MeasureTask
-Result = IntakeResult | TemplateResult | MadeResult | VariantResult
+Task = IntakeTask | TemplateTask | VariantTask | MeasureTask | ProbeTask
+Result = IntakeResult | TemplateResult | MadeResult | VariantResult | ProbeResult
 
 _TASKS: dict[str, type[Any]] = {
     "intake": IntakeTask,
     "template": TemplateTask,
     "make": VariantTask,
     "measure": MeasureTask,
+    "probe": ProbeTask,
 }
 _RESULTS: dict[str, type[Any]] = {
     "intake": IntakeResult,
     "template": TemplateResult,
     "make": MadeResult,
     "measure": VariantResult,
+    "probe": ProbeResult,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One line from a worker. `type`: ready, progress, result or problem."""
+    """One line from a worker. `type`: ready, sandbox (it has shut itself in), progress, result, problem, or elsewhere
+    (`kind` says where the task should be done)."""
 
     type: str
     step: str = ""

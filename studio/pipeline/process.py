@@ -1,25 +1,26 @@
-"""The engine's side of a worker: spawn it, hand it a task, listen, limit its time, and kill it with all its children.
+"""The engine's side of a worker: start it, hand it a task, listen, limit its time, and end it with all its children.
 
-A worker may be spawned early: it then imports what it needs and waits, so that the next arrival is quick.
+A worker may be started early: it then has imported what it needs, and waits, so that the next arrival is quick.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
-
-import psutil
 
 from studio.core import codec
 from studio.core.errors import Cancelled, InvalidInput, StepFailed, StudioError, from_problem
 from studio.core.settings import WorkerSettings
+from studio.pipeline.child import Child, open_child
+from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import (
     MEMORY_MARKS,
     IntakeResult,
@@ -27,6 +28,8 @@ from studio.pipeline.messages import (
     MadeResult,
     MeasureTask,
     Message,
+    ProbeResult,
+    ProbeTask,
     Progress,
     Task,
     TemplateResult,
@@ -37,10 +40,14 @@ from studio.pipeline.messages import (
     encode_task,
 )
 from studio.pipeline.sandbox import Limits, environment
+from studio.pipeline.worker import Launch
 
-Preload = Literal["onnx", "lab"]
-_LONGEST_LINE = 64 * 1024 * 1024
+Preload = Literal["onnx", "lab", "torch", "keras", "sklearn", "boosters", "catboost"]
 _LOG_TAIL = 16 * 1024
+
+
+Start = Callable[[str], Coroutine[Any, Any, Child]]
+"""Starts the process of a worker, given what it should have imported."""
 
 
 class Worker:
@@ -48,34 +55,34 @@ class Worker:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
-        lines: asyncio.StreamReader,
-        transport: asyncio.BaseTransport,
+        child: Child,
         settings: WorkerSettings,
         scratch: Path,
         log_path: Path,
         log_start: int,
+        elsewhere: tuple[str, ...] = (),
+        start: Start | None = None,
     ) -> None:
-        self._process, self._lines, self._transport = process, lines, transport
-        self._settings, self._scratch = settings, scratch
+        self._child, self._settings, self._scratch = child, settings, scratch
         self._log_path, self._log_start = log_path, log_start
+        self._elsewhere, self._start = elsewhere, start
         self._step = self._doing = ""
-        self._cancelled = False
-        self._used = False
+        self._ready = self._cancelled = self._used = False
         self.sandbox: dict[str, str] = {}
-        """How it is shut in, once it said that it is ready: studio.pipeline.sandbox.InForce."""
+        """How it shut itself in, once it has its task: studio.pipeline.sandbox.InForce."""
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """Of its guard: when that process has ended, all of the worker's have."""
+        return self._child.pid
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        return self._child.alive
 
     async def ready(self) -> None:
         """Wait until it has imported everything and takes a task. Raises StepFailed when it ends instead."""
-        while not self.sandbox:
+        while not self._ready:
             await self._next(None)
 
     @overload
@@ -86,6 +93,8 @@ class Worker:
     async def run(self, task: VariantTask, on_progress: Progress | None = None) -> MadeResult: ...
     @overload
     async def run(self, task: MeasureTask, on_progress: Progress | None = None) -> VariantResult: ...
+    @overload
+    async def run(self, task: ProbeTask, on_progress: Progress | None = None) -> ProbeResult: ...
     async def run(self, task: Task, on_progress: Progress | None = None) -> Any:
         """The result of a task. `on_progress(step, progress, detail)` is called in the event loop.
 
@@ -109,49 +118,57 @@ class Worker:
             await self.close()
 
     def cancel(self) -> None:
-        """Kill it and all its children now. A `run` in progress raises Cancelled."""
+        """End it and all its children now. A `run` in progress raises Cancelled."""
         self._cancelled = True
-        self._kill()
+        self._child.end()
 
     async def close(self) -> None:
-        """Kill what is left of it, and wait until it is gone. May be called more than once."""
-        self._kill()
-        with contextlib.suppress(ProcessLookupError):
-            await self._process.wait()
-        self._transport.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        """End what is left of it, and wait until it is gone. May be called more than once."""
+        await self._child.close()
 
     def _check_out(self, task: Task) -> None:
-        variant = task.variant if isinstance(task, MeasureTask) else task
-        if not Path(variant.out).resolve().is_relative_to(self._scratch.resolve()):
-            raise InvalidInput(f"A worker can not write to {variant.out}.", f"It may write below {self._scratch}.")
+        out = task.variant.out if isinstance(task, MeasureTask) else task.out
+        if not Path(out).resolve().is_relative_to(self._scratch.resolve()):
+            raise InvalidInput(f"A worker can not write to {out}.", f"It may write below {self._scratch}.")
 
     async def _converse(self, task: Task, on_progress: Progress | None) -> Any:
-        stdin = self._process.stdin
-        assert stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended; the next line says how
-            stdin.write(encode_task(task))
-            await stdin.drain()
+        task = _told(task, self._elsewhere, self._settings.first_run_seconds)
+        await self._child.send(encode_task(task))
         while True:
             message = await self._next(on_progress)
-            if message.type == "problem" and message.problem is not None:
+            if message.type == "elsewhere" and message.kind in self._elsewhere:
+                await self._move(message.kind)
+                self._elsewhere = ()
+                await self._child.send(encode_task(_told(task, (), self._settings.first_run_seconds)))
+            elif message.type == "problem" and message.problem is not None:
                 raise from_problem(message.problem)
-            if message.type == "result":
+            elif message.type == "result":
                 result = decode_result(task, message.value)
                 self._check_paths(result)
                 return result
 
+    async def _move(self, kind: str) -> None:
+        """Go on in a process that has imported a framework; the one that has read the arrival is done for."""
+        assert self._start is not None
+        await self._child.close()
+        await asyncio.to_thread(_empty, self._scratch, self._log_path)
+        if not self._cancelled:
+            self._child = await self._start(kind)
+        if self._cancelled:
+            self._child.end()
+
     async def _next(self, on_progress: Progress | None) -> Message:
         try:
-            line = await self._lines.readline()
+            line = await self._child.lines.readline()
         except ValueError as error:
             raise StepFailed("The worker sent more than it should.", f"{error}.") from error
         if not line.endswith(b"\n"):
             raise await self._ended()
         message = codec.decode(line, Message, "message of a worker")
         if message.type == "ready":
-            self.sandbox = message.sandbox or {"network": "open", "files": "the user's rights"}
+            self._ready = True
+        elif message.type == "sandbox":
+            self.sandbox = message.sandbox
         elif message.type == "progress":
             self._step, self._doing = message.step, message.detail
             if on_progress is not None:
@@ -169,34 +186,22 @@ class Worker:
 
     async def _ended(self) -> StudioError:
         """Why it is gone without a result."""
-        code = await self._process.wait()
+        code = await self._child.code()
         if self._cancelled:
             return Cancelled(f"{self._during()} was cancelled.")
-        return ended_words(code, self._during(), self._settings, self._log_tail(), self._doing)
-
-    def _log_tail(self) -> str:
-        try:
-            with self._log_path.open("rb") as log:
-                size = log.seek(0, os.SEEK_END)
-                log.seek(max(self._log_start, size - _LOG_TAIL))
-                return log.read().decode(errors="replace")
-        except OSError:
-            return ""
+        return ended_words(code, self._during(), self._settings, _tail(self._log_path, self._log_start), self._doing)
 
     def _during(self) -> str:
         return f"The step '{self._step}'" if self._step else "The worker"
 
-    def _kill(self) -> None:
-        if self._process.returncode is None:
-            # Children in sessions of their own leave the process group, but not the tree.
-            strays: list[psutil.Process] = []
-            with contextlib.suppress(psutil.Error):
-                strays = psutil.Process(self._process.pid).children(recursive=True)
-            for stray in strays:
-                with contextlib.suppress(psutil.Error):
-                    stray.kill()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+
+def _told(task: Task, elsewhere: tuple[str, ...], first_run_seconds: float) -> Task:
+    """A task that takes in an arrival, with what its worker has to know of the others and of its clock."""
+    if isinstance(task, TemplateTask):
+        return replace(task, arrival=replace(task.arrival, warm=elsewhere, first_run_seconds=first_run_seconds))
+    if isinstance(task, IntakeTask):
+        return replace(task, warm=elsewhere, first_run_seconds=first_run_seconds)
+    return task
 
 
 def ended_words(code: int, during: str, settings: WorkerSettings, log: str, doing: str = "") -> StepFailed:
@@ -217,6 +222,12 @@ def ended_words(code: int, during: str, settings: WorkerSettings, log: str, doin
             "The job's log may say more. Retry it.",
         )
     name = _signal_name(-code)
+    if -code == signal.SIGALRM:
+        return StepFailed(
+            f"{during} ran the model for longer than {settings.first_run_seconds:g} s and was stopped.",
+            "Its first load and runs have a clock of their own: a model that never ends would keep others waiting.",
+            "If it is only slow, raise workers.first_run_seconds in studio.toml, then retry.",
+        )
     if -code == signal.SIGXCPU:
         return StepFailed(
             f"{during} used more than {settings.cpu_seconds} s of processor time and was stopped.",
@@ -249,14 +260,20 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def _tail(log_path: Path, start: int) -> str:
+    """The end of what was written to a log from `start` on."""
+    try:
+        with log_path.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(start, size - _LOG_TAIL))
+            return log.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def _last_line(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return f"Last line of its log: {lines[-1][:300]}" if lines else ""
-
-
-def _real(path: Path) -> Path:
-    # Landlock and the checks of results compare real places.
-    return path.resolve()
 
 
 async def start_worker(
@@ -266,45 +283,52 @@ async def start_worker(
     preload: Preload | None = None,
     threads: int = 1,
     python: Path | None = None,
+    *,
+    fork_servers: ForkServers | None = None,
 ) -> Worker:
-    """Spawn a worker that waits for its task. `scratch` must exist; it is all that the worker can write to.
+    """Start a worker that waits for its task. `scratch` must exist; it is all that the worker can write to.
 
-    What it prints is appended to `log_path`. `python`: the interpreter of a converter environment. Whoever starts it
-    must `close` it. Raises StepFailed.
+    What it prints is appended to `log_path`. With `fork_servers` it is forked from a process that has imported
+    `preload`, and goes on in another when the arrival needs a framework; without, or where that can not be, it imports
+    by itself. `python`: the interpreter of a converter environment. Whoever starts a worker must `close` it. Raises
+    StepFailed.
     """
-    scratch = _real(scratch)
-    read_end, write_end = os.pipe()
-    limits = Limits(settings.memory_bytes, settings.file_bytes, settings.cpu_seconds)
-    command = [
-        *(str(python or sys.executable), "-P", "-m", "studio.pipeline.worker", "--result-fd", str(write_end)),
-        *("--scratch", str(scratch), "--parent", str(os.getpid()), "--limits", codec.encode(limits).decode()),
-        *(("--preload", preload) if preload else ()),
-    ]
-    try:
-        with log_path.open("ab") as log:
-            start = log.tell()
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(write_end,),
-                start_new_session=True,
-                cwd=scratch,
-                env=environment(scratch, threads, os.environ),
-            )
-    except OSError as error:
-        os.close(read_end)
-        raise StepFailed(
-            "A worker process could not be started.", f"{error.strerror}.", "Free memory, retry."
-        ) from error
-    finally:
-        os.close(write_end)
-    lines = asyncio.StreamReader(limit=_LONGEST_LINE)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(read_end, "rb", buffering=0)
+    launch, log_start = _prepare(settings, scratch, log_path, threads)
+
+    async def start(kind: str) -> Child:
+        wanted = replace(launch, preload=kind)
+        if fork_servers is not None and python is None and fork_servers.serves(kind):
+            child = await open_child(log_path, lambda handles: fork_servers.launch(kind, threads, wanted, handles))
+            if child is not None:
+                return child
+        child = await open_child(log_path, alone=(str(python or sys.executable), wanted))
+        if child is None:
+            why = _last_line(_tail(log_path, log_start))
+            raise StepFailed("A worker process could not be started.", why, "Free memory, then retry.")
+        return child
+
+    elsewhere = fork_servers.kinds() if fork_servers is not None and python is None else ()
+    return Worker(await start(preload or ""), settings, Path(launch.scratch), log_path, log_start, elsewhere, start)
+
+
+def _empty(scratch: Path, log_path: Path) -> None:
+    """Leave nothing that an earlier process may have put there."""
+    for child in scratch.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child, ignore_errors=True)
+        elif child != log_path:
+            child.unlink(missing_ok=True)
+
+
+def _prepare(settings: WorkerSettings, scratch: Path, log_path: Path, threads: int) -> tuple[Launch, int]:
+    """What to launch, and where in the log its lines begin."""
+    scratch = scratch.resolve()  # what the sandbox and the checks of results compare with
+    launch = Launch(
+        scratch=str(scratch),
+        limits=Limits(settings.memory_bytes, settings.file_bytes, settings.cpu_seconds),
+        environment=environment(scratch, threads, os.environ),
     )
-    return Worker(process, lines, transport, settings, scratch, log_path, start)
+    return launch, log_path.stat().st_size if log_path.exists() else 0
 
 
 @asynccontextmanager
@@ -315,9 +339,11 @@ async def spawn_worker(
     preload: Preload | None = None,
     threads: int = 1,
     python: Path | None = None,
+    *,
+    fork_servers: ForkServers | None = None,
 ) -> AsyncIterator[Worker]:
     """`start_worker` for one block; the worker and its children are gone when the block ends."""
-    worker = await start_worker(settings, scratch, log_path, preload, threads, python)
+    worker = await start_worker(settings, scratch, log_path, preload, threads, python, fork_servers=fork_servers)
     try:
         yield worker
     finally:

@@ -1,24 +1,48 @@
 """What a worker takes from itself before it reads a byte of the arrival.
 
-Linux offers most: an own network namespace (or Landlock without TCP), writing to the scratch folder alone, death with
-the engine. Elsewhere the resource limits, the scrubbed environment and the engine's clock remain. What is in force goes
-into the job's log.
+Linux offers most: namespaces without a network or other processes, files read and written only where the task needs
+them, system calls filtered. Elsewhere the resource limits, the scrubbed environment and the engine's clock remain. What
+is in force is told to the engine, and shown by `studio doctor`.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import resource
-import signal
+import site
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # sched.h
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38  # prctl.h
-_PROCESSES = 512
+import studio
+from studio.core.errors import StepFailed
+from studio.pipeline import landlock, seccomp
+from studio.pipeline.namespaces import MOST_PROCESSES, Namespaces, c_library, drop_capabilities, processes_bound
+
+_PR_SET_NO_NEW_PRIVS = 38  # prctl.h
+_PACKAGE = Path(studio.__file__).resolve().parent
+
+# Where systems keep programs, libraries and what these read; of /etc only what says how the system is set up.
+_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/gnu/store")
+_SYSTEM = (
+    *("/dev/urandom", "/dev/random", "/dev/zero", "/dev/full"),
+    *("/sys/bus", "/sys/devices", "/sys/fs/cgroup", "/sys/kernel/mm"),
+    *(
+        f"/etc/{name}"
+        for name in (
+            *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld-musl-x86_64.path", "alternatives", "os-release"),
+            *("passwd", "group", "nsswitch.conf", "hosts", "host.conf", "resolv.conf", "gai.conf", "protocols"),
+            *("services", "localtime", "timezone", "locale.alias", "locale.conf", "mime.types", "fonts", "ssl"),
+        )
+    ),
+)
+# The files of /proc that tell of the machine, where its folders would tell of other processes.
+_MACHINE = tuple(
+    f"/proc/{name}"
+    for name in ("cpuinfo", "meminfo", "stat", "version", "filesystems", "uptime", "loadavg", "vmstat", "sys", "swaps")
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +56,27 @@ class Limits:
 
 @dataclass(frozen=True)
 class InForce:
-    """How a worker is shut in. `network`: namespace, no TCP, or open. `files`: scratch alone, or the user's rights."""
+    """How a worker is shut in, each a few words; `OPEN` marks what this system does not offer."""
 
     network: str
-    files: str
+    reading: str
+    writing: str
+    syscalls: str
+    processes: str
+    limits: str
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
+
+
+OPEN = InForce(
+    network="open",
+    reading="the user's rights",
+    writing="the user's rights",
+    syscalls="all",
+    processes="a group of their own",
+    limits="none",
+)
 
 
 def environment(scratch: Path, threads: int, outer: Mapping[str, str]) -> dict[str, str]:
@@ -46,8 +84,6 @@ def environment(scratch: Path, threads: int, outer: Mapping[str, str]) -> dict[s
 
     `outer` is the engine's own environment.
     """
-    import site
-
     found = {
         "PATH": outer.get("PATH", os.defpath),
         "HOME": str(scratch),
@@ -58,66 +94,125 @@ def environment(scratch: Path, threads: int, outer: Mapping[str, str]) -> dict[s
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        # Its pools need semaphores in /dev/shm, where a worker can not write: it then works in one process.
+        "JOBLIB_MULTIPROCESSING": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
-        # HOME is not the user's: packages of `pip install --user` are found through this.
-        "PYTHONUSERBASE": site.getuserbase(),
     }
+    if "LD_LIBRARY_PATH" in outer:
+        found["LD_LIBRARY_PATH"] = outer["LD_LIBRARY_PATH"]
+    # HOME is not the user's: packages of `pip install --user` are found through this.
+    found["PYTHONUSERBASE"] = site.getuserbase()
     paths = outer.get("PYTHONPATH", "").split(os.pathsep)
-    root = Path(__file__).resolve().parents[2]
+    root = _PACKAGE.parent
     if root.name not in ("site-packages", "dist-packages"):
         # A bare checkout, which perhaps only the engine's working folder made importable.
         paths.insert(0, str(root))
     found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(Path(path).resolve()) for path in paths if path))
-    if "LD_LIBRARY_PATH" in outer:
-        found["LD_LIBRARY_PATH"] = outer["LD_LIBRARY_PATH"]
     return found
 
 
-def enter(scratch: Path, limits: Limits, parent: int) -> InForce:
+def enter(scratch: Path, inputs: tuple[str, ...], limits: Limits, got: Namespaces = Namespaces()) -> InForce:  # noqa: B008
     """Shut this process in. To be called before any thread starts; what the system does not offer is left out.
 
-    `parent` is the engine's process id: a worker whose engine is gone already ends at once.
+    `inputs` are all that it can read besides `scratch` and the files of programs. Raises StepFailed when a thread runs
+    already: what the kernel forbids here it forbids to this thread, and to those that it starts.
     """
+    if threads() > 1:
+        raise StepFailed(
+            "The worker could not be shut in, and so was not let near the file.",
+            "A package that it imports starts a thread at once.",
+            "Uninstall packages that add formats to Studio one by one, until it works.",
+        )
     os.umask(0o077)
-    if os.getpgrp() != os.getpid():
-        os.setsid()
     os.nice(5)
-    linux = sys.platform.startswith("linux")
-    libc = ctypes.CDLL(None, use_errno=True) if linux else None
-    network = "namespace" if libc is not None and _own_network(libc) else "open"
-    _limit(limits, own_count=network == "namespace")
-    files = "the user's rights"
-    if libc is not None:
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        abi = _landlock(libc, scratch)
-        if abi >= 1:
-            files = "scratch alone"
-        if abi >= 4 and network == "open":
-            network = "no TCP"
-        # Last, because a change of credentials clears it.
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-    return InForce(network, files)
+    _limit(limits, got)
+    libc = c_library()
+    if libc is None:
+        return InForce(**{**OPEN.as_dict(), "limits": _limit_words(limits, got)})
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    abi = landlock.restrict(libc, _places(scratch, inputs, got))
+    # Root reads the files of others by a capability: harmless where Landlock says which, and else not left.
+    drop_capabilities(keep_override=abi > 0 and os.geteuid() == 0 and not got.user)
+    filtered = seccomp.install(libc, metadata=got.read_only)
+    return InForce(
+        network=_network_words(got, filtered, abi),
+        reading="its inputs, programs and packages" if abi else OPEN.reading,
+        writing="its scratch folder" if abi or got.read_only else OPEN.writing,
+        syscalls="filtered" if filtered else OPEN.syscalls,
+        processes=_process_words(got, abi),
+        limits=_limit_words(limits, got),
+    )
 
 
-def _own_network(libc: ctypes.CDLL) -> bool:
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
-        try:
-            # Without a mapping, files made from here on would belong to nobody in the eyes of this process.
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-        except OSError:
-            pass
-        return True
-    return bool(libc.unshare(_CLONE_NEWNET) == 0)
+def threads() -> int:
+    """How many threads this process has; 1 where that can not be seen."""
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:
+        return 1
 
 
-def _limit(limits: Limits, own_count: bool) -> None:
+def _network_words(got: Namespaces, filtered: bool, abi: int) -> str:
+    words = ["none, in a namespace of its own"] if got.network else []
+    words += ["no sockets"] if filtered else ["no TCP"] if abi >= 4 else []
+    return "; ".join(words) or OPEN.network
+
+
+def _process_words(got: Namespaces, abi: int) -> str:
+    if got.processes:
+        return "a namespace of their own"
+    return f"{OPEN.processes}, no signals to others" if abi >= 6 else OPEN.processes
+
+
+def _limit_words(limits: Limits, got: Namespaces) -> str:
+    words = []
+    if limits.memory_bytes:
+        words.append(f"{limits.memory_bytes / 1e9:.1f} GB of memory")
+    if limits.file_bytes:
+        words.append(f"{limits.file_bytes / 1e9:.1f} GB a file")
+    if limits.cpu_seconds:
+        words.append(f"{limits.cpu_seconds} s of processor time")
+    bound = processes_bound(got) or (os.getuid() != 0 and _soft(resource.RLIMIT_NPROC) != resource.RLIM_INFINITY)
+    words.append(f"{MOST_PROCESSES} processes" if bound else "any number of processes")
+    return ", ".join(words)
+
+
+def _places(scratch: Path, inputs: tuple[str, ...], got: Namespaces) -> landlock.Places:
+    own = "/proc/self"
+    return landlock.Places(
+        write=landlock.real((str(scratch),)),
+        # A process sets its own memory counters back to measure its peak.
+        overwrite=landlock.real(("/dev/null", own)),
+        execute=landlock.real((*_PROGRAMS, *_python())),
+        read=landlock.real((*_SYSTEM, *inputs, *(("/proc",) if got.proc else _MACHINE))),
+    )
+
+
+def _python() -> tuple[str, ...]:
+    """Folders of this interpreter and its packages."""
+    home = _home()
+    found = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, str(_PACKAGE)]
+    for entry in (*sys.path, *os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)):
+        place = Path(entry).resolve() if entry else None
+        # A checkout holds more than the package; and a path over the whole home would open all of it.
+        if place is not None and place != _PACKAGE.parent and not home.is_relative_to(place):
+            found.append(str(place))
+    if _PACKAGE.parent.name in ("site-packages", "dist-packages"):
+        found.append(str(_PACKAGE.parent))
+    return tuple(found)
+
+
+def _home() -> Path:
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir).resolve()
+    except (KeyError, OSError):
+        return Path("/root")
+
+
+def _limit(limits: Limits, got: Namespaces) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     for kind, value in (
         (resource.RLIMIT_AS, limits.memory_bytes),
@@ -126,11 +221,31 @@ def _limit(limits: Limits, own_count: bool) -> None:
         if value > 0:
             _lower(kind, value)
     if limits.cpu_seconds > 0:
-        # SIGXCPU at the soft limit tells the engine which limit it was; SIGKILL follows for who ignores it.
-        _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 5)
-    if own_count:
+        # SIGXCPU at the soft limit tells the engine which limit it was; SIGKILL follows for who ignores it. What its
+        # imports took so far does not count.
+        used = int(sum(os.times()[:2]))
+        _lower(resource.RLIMIT_CPU, used + limits.cpu_seconds, used + limits.cpu_seconds + 5)
+    if got.user:
         # Counted over all processes of the user, except in a user namespace of one's own.
-        _lower(resource.RLIMIT_NPROC, _PROCESSES)
+        _lower(resource.RLIMIT_NPROC, MOST_PROCESSES)
+    elif (running := _threads_of_user()) is not None:
+        _lower(resource.RLIMIT_NPROC, running + MOST_PROCESSES)
+
+
+def _threads_of_user() -> int | None:
+    """How many threads run for this user; None where that can not be seen."""
+    if not sys.platform.startswith("linux"):
+        return None
+    count, user = 0, os.getuid()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            if entry.stat().st_uid == user:
+                count += sum(1 for _ in (entry / "task").iterdir())
+    return count
+
+
+def _soft(kind: int) -> int:
+    return resource.getrlimit(kind)[0]
 
 
 def _lower(kind: int, soft: int, hard: int | None = None) -> None:
@@ -142,54 +257,3 @@ def _lower(kind: int, soft: int, hard: int | None = None) -> None:
         resource.setrlimit(kind, (min(soft, top), top))
     except (ValueError, OSError):
         return  # macOS refuses some limits
-
-
-class _Ruleset(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathRule(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
-
-
-# linux/landlock.h: accesses to files that change something, by the ABI version that brought them.
-_WRITING = 1 << 1 | sum(1 << bit for bit in range(4, 13))
-_REFER, _TRUNCATE, _TCP, _SCOPES = 1 << 13, 1 << 14, 0b11, 0b11
-_CREATE, _ADD, _RESTRICT = 444, 445, 446
-
-
-def _landlock(libc: ctypes.CDLL, scratch: Path) -> int:
-    """Allow writing below `scratch` alone, no TCP, no signals outwards. Returns the ABI in force, 0 for none.
-
-    Source: Documentation/userspace-api/landlock.rst.
-    """
-    abi = libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    if abi < 1:
-        return 0
-    writing = _WRITING | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
-    rules = _Ruleset(writing, _TCP if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
-    size = 8 if abi < 4 else 16 if abi < 6 else 24
-    ruleset = libc.syscall(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0))
-    if ruleset < 0:
-        return 0
-    try:
-        # /proc/self: a process sets its own memory counters back to measure its peak.
-        places = ((str(scratch), writing), ("/dev/null", 1 << 1), ("/proc/self", 1 << 1))
-        for place, allowed in places:
-            # Opening for writing as programs do it, with O_TRUNC, asks for more than writing.
-            if not _allow(libc, ruleset, place, allowed | (_TRUNCATE if abi >= 3 else 0)):
-                return 0
-        return abi if libc.syscall(_RESTRICT, ruleset, ctypes.c_uint32(0)) == 0 else 0
-    finally:
-        os.close(ruleset)
-
-
-def _allow(libc: ctypes.CDLL, ruleset: int, place: str, allowed: int) -> bool:
-    handle = os.open(place, os.O_PATH | os.O_CLOEXEC)
-    try:
-        rule = _PathRule(allowed, handle)
-        done: int = libc.syscall(_ADD, ruleset, ctypes.c_int(1), ctypes.byref(rule), ctypes.c_uint32(0))
-        return done == 0
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from studio.core.errors import Cancelled, StudioError
 from studio.core.manifest import Machine, Verdict
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.settings import WorkerSettings
+from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import MeasureTask, Progress, VariantResult, VariantTask
 from studio.pipeline.process import spawn_worker
 
@@ -23,6 +24,7 @@ async def make_variant(
     task: VariantTask,
     machine: Machine,
     on_progress: Progress | None = None,
+    fork_servers: ForkServers | None = None,
 ) -> VariantResult:
     """Make, compare, measure and judge one variant; the recipe `fp32` only measures the reference.
 
@@ -31,15 +33,17 @@ async def make_variant(
     reference itself can not be measured.
     """
     if task.recipe == REFERENCE_VARIANT:
-        return await _measure(settings, scratch, log_path, MeasureTask(variant=task), on_progress)
+        return await _measure(settings, scratch, log_path, MeasureTask(variant=task), on_progress, fork_servers)
     try:
-        async with spawn_worker(settings, scratch, log_path, "lab", task.threads) as worker:
+        async with spawn_worker(settings, scratch, log_path, "lab", task.threads, fork_servers=fork_servers) as worker:
             made = await worker.run(task, on_progress)
         if made.graph is None:
             sentence = f"{task.recipe} does not apply: {made.reason.rstrip('.')}."
             verdict = Verdict(outcome="not applicable", sentence=sentence)
             return VariantResult(verdict=verdict, machine=made.machine, tools=made.tools)
-        result = await _measure(settings, scratch, log_path, MeasureTask(variant=task, made=made), on_progress)
+        result = await _measure(
+            settings, scratch, log_path, MeasureTask(variant=task, made=made), on_progress, fork_servers
+        )
     except Cancelled:
         raise
     except StudioError as error:
@@ -50,7 +54,14 @@ async def make_variant(
 
 
 async def _measure(
-    settings: WorkerSettings, scratch: Path, log_path: Path, task: MeasureTask, on_progress: Progress | None
+    settings: WorkerSettings,
+    scratch: Path,
+    log_path: Path,
+    task: MeasureTask,
+    on_progress: Progress | None,
+    fork_servers: ForkServers | None,
 ) -> VariantResult:
-    async with spawn_worker(settings, scratch, log_path, "lab", task.variant.threads) as worker:
+    async with spawn_worker(
+        settings, scratch, log_path, "lab", task.variant.threads, fork_servers=fork_servers
+    ) as worker:
         return await worker.run(task, on_progress)

@@ -1,8 +1,11 @@
-"""The child's entry point: one task as a JSON line on stdin; progress and the result as JSON lines on a pipe.
+"""A worker: one task as a JSON line on stdin; progress and the result as JSON lines on a pipe. Then it is gone.
 
-    python -P -m studio.pipeline.worker --result-fd N --scratch DIR --parent PID [--limits JSON] [--preload onnx]
+`work` is what it does, wherever it was forked: from a fork server that has imported a framework already (see
+studio.pipeline.forkserver), or, started for this one worker, from
 
-stdout and stderr belong to the job's log. The end of stdin means that the engine is gone: the worker ends with it.
+    python -P -m studio.pipeline.worker --launch JSON --handles RESULT,LIFELINE,STATUS
+
+stdout and stderr belong to the job's log. A guard ends it when the engine is gone: see studio.pipeline.guard.
 """
 
 from __future__ import annotations
@@ -13,26 +16,41 @@ import errno
 import faulthandler
 import importlib
 import os
-import signal
+import random
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.core import codec
 from studio.core.errors import Problem, StepFailed, StudioError
-from studio.pipeline.messages import MEMORY_MARKS, Message, decode_task
+from studio.pipeline.guard import Handles, guarded
+from studio.pipeline.kinds import import_all, warm_up
+from studio.pipeline.messages import MEMORY_MARKS, Elsewhere, Message, decode_task
+from studio.pipeline.namespaces import Namespaces, adopt_orphans
 from studio.pipeline.sandbox import Limits, enter
 
-_PRELOAD = {"onnx": ("studio.pipeline.intake", "onnx"), "lab": ("studio.pipeline.lab", "onnx")}
 _TASKS = {
     "intake": ("studio.pipeline.intake", "run_intake"),
     "template": ("studio.pipeline.template", "run_template"),
     "make": ("studio.pipeline.lab", "run_make"),
     "measure": ("studio.pipeline.lab", "run_measure"),
+    "probe": ("studio.pipeline.probe", "run_probe"),
 }
 _LINES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What a worker is started with. `preload`: a kind of studio.pipeline.kinds to import while it waits, or none."""
+
+    scratch: str
+    limits: Limits = field(default_factory=Limits)
+    environment: dict[str, str] = field(default_factory=dict)
+    preload: str = ""
 
 
 class Pipe:
@@ -58,48 +76,60 @@ class Pipe:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Start one worker, and wait until it and its guard are gone."""
     parser = argparse.ArgumentParser(prog="studio.pipeline.worker")
-    parser.add_argument("--result-fd", type=int, required=True)
-    parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--limits", default="{}")
-    parser.add_argument("--preload", choices=sorted(_PRELOAD), default=None)
+    parser.add_argument("--launch", required=True)
+    parser.add_argument("--handles", required=True)
     options = parser.parse_args(arguments)
-    faulthandler.enable(all_threads=False)
-    os.set_inheritable(options.result_fd, False)
-    os.chdir(options.scratch)
-    in_force = enter(options.scratch, codec.decode(options.limits, Limits, "limits"), options.parent)
-    pipe = Pipe(options.result_fd)
-    for name in _PRELOAD.get(options.preload, ()):
-        importlib.import_module(name)
-    if options.preload:
-        _warm_up()
-    pipe.send(Message(type="ready", sandbox=in_force.as_dict()))
-    line = sys.stdin.buffer.readline()
+    launch = codec.decode(options.launch, Launch, "launch")
+    result, lifeline, status = map(int, options.handles.split(","))
+    handles = Handles(task=0, result=result, log=1, lifeline=lifeline, status=status)
+    adopt_orphans()
+    if os.fork() == 0:
+        guarded(handles, Path(launch.scratch), lambda got, messages: work(launch, got, messages))
+    for handle in (0, result, lifeline, status):
+        os.close(handle)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
+def work(launch: Launch, got: Namespaces, messages: int, imported: bool = False) -> None:
+    """In the worker's own process: get ready, take the task, shut itself in, do it.
+
+    `imported`: it was forked from a process that has imported everything.
+    """
+    os.environ.clear()
+    os.environ.update(launch.environment)
+    os.chdir(launch.scratch)
+    # Forked workers would all draw the same names and numbers.
+    tempfile.tempdir = None
+    random.seed()
+    faulthandler.enable(sys.stderr, all_threads=False)
+    pipe = Pipe(messages)
+    if launch.preload and not imported:
+        import_all(launch.preload)
+        warm_up()
+    elif launch.preload == "lab":
+        warm_up()  # a fork shares the libraries, but their pages must not be counted as the model's memory
+    pipe.send(Message(type="ready"))
+    with os.fdopen(0, "rb", closefd=False) as stdin:
+        line = stdin.readline()
     if not line:
         return
-    threading.Thread(target=_end_with_engine, daemon=True).start()
-    pipe.send(_work(line, pipe))
+    pipe.send(_work(line, pipe, launch, got))
 
 
-def _warm_up() -> None:
-    """What the first session, the first comparison and the first listing of packages cost, paid while waiting."""
-    from studio.formats.registry import formats
-    from studio.verify.machine import this_machine, tool_versions
-    from studio.verify.session import initialise
-
-    initialise()
-    formats()
-    this_machine()
-    tool_versions()
-
-
-def _work(line: bytes, pipe: Pipe) -> Message:
+def _work(line: bytes, pipe: Pipe, launch: Launch, got: Namespaces) -> Message:
     try:
         kind, task = decode_task(line)
+        in_force = enter(Path(launch.scratch), task.inputs, launch.limits, got)
+        pipe.send(Message(type="sandbox", sandbox=in_force.as_dict()))
         module, function = _TASKS[kind]
         result = getattr(importlib.import_module(module), function)(task, pipe.progress)
         return Message(type="result", kind=kind, value=codec.builtins(result))
+    except Elsewhere as wanted:
+        return Message(type="elsewhere", kind=wanted.kind)
     except StudioError as error:
         print(f"{time.strftime('%H:%M:%S')} {error}", flush=True)  # noqa: T201 - stdout is the job's log
         if error.__cause__ is not None:
@@ -150,12 +180,6 @@ def _out_of_memory(step: str) -> Problem:
 
 def _during(step: str) -> str:
     return f"The step '{step}'" if step else "The worker"
-
-
-def _end_with_engine() -> None:
-    while os.read(0, 4096):
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

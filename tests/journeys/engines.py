@@ -15,6 +15,7 @@ import psutil
 
 from studio.client import Client, connect
 from studio.core.jobs import Job
+from studio.pipeline.guard import WORKER_NAME
 
 T = TypeVar("T")
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
@@ -92,6 +93,16 @@ class RunningEngine:
         for process in self.children():
             try:
                 if module in " ".join(process.cmdline()):
+                    return process
+            except psutil.Error:
+                continue
+        return None
+
+    def worker(self) -> psutil.Process | None:
+        """A worker that does a task, if there is one."""
+        for process in self.children():
+            try:
+                if process.name() == WORKER_NAME:
                     return process
             except psutil.Error:
                 continue

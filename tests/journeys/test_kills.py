@@ -118,7 +118,7 @@ def test_a_killed_server_is_replaced_and_connections_wait(studio: RunningEngine)
 
 def test_a_killed_worker_fails_its_step_and_a_retry_succeeds(studio: RunningEngine) -> None:
     studio.drop(SAMPLES / "1")
-    worker = until(lambda: studio.child("studio.pipeline.worker"), "a worker")
+    worker = until(studio.worker, "a worker")
     until(
         lambda: any(job.step("converted").state == "running" for job in studio.client.jobs()),
         "the conversion to run",
@@ -137,7 +137,7 @@ def test_a_running_job_can_be_cancelled(studio: RunningEngine) -> None:
     job = until(lambda: next((j for j in studio.client.jobs() if j.state == "running"), None), "a running job")
     cancelled = studio.client.cancel_job(job.id)
     assert cancelled.state == "cancelled"
-    until(lambda: studio.child("studio.pipeline.worker") is None, "the worker to be gone")
+    until(lambda: studio.worker() is None, "the worker to be gone")
     assert studio.client.versions().total == 0
 
 

@@ -112,7 +112,7 @@ def test_a_model_that_never_ends_is_stopped_and_others_go_on_meanwhile(tmp_path:
     engine.start()
     try:
         onnx.save(endless(), engine.inbox / "forever.onnx")
-        until(lambda: engine.child("studio.pipeline.worker"), "its worker")
+        until(engine.worker, "its worker")
         (engine.inbox / "next.onnx").write_bytes(CANCER.read_bytes())
         assert engine.registered_version("next") == 1
         job = engine.finished_job("forever")

@@ -62,7 +62,7 @@ async def test_a_file_that_would_run_code_asks_first_and_runs_shut_in(runner: Ru
         with pytest.raises(Exception):  # noqa: B017 - the payload's file is no program any more
             await runner.intake(evil, trusted=(hashlib.sha256(evil.read_bytes()).hexdigest(),))
         # With trust it runs; but what it writes outside of its scratch folder, the sandbox refuses.
-        assert mark.exists() == (mark is inside or runner.sandbox["files"] != "scratch alone")
+        assert mark.exists() == (mark is inside or runner.sandbox["writing"] != "its scratch folder")
 
 
 HIDE_TORCH = """
