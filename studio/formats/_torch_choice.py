@@ -19,7 +19,7 @@ import torch
 from studio.core.errors import Refused, StudioError
 from studio.core.tensors import Dim
 from studio.formats._exported import agree, declare, leave_out_traces, write_model
-from studio.formats._torch_exporters import Made, capture, trace
+from studio.formats._torch_exporters import FusedKernels, Made, capture, trace
 from studio.formats._torch_model import Flat, Free, TorchModel
 from studio.formats._torch_sizes import other_sizes
 from studio.formats.base import Case, Converted, Feed, Kit
@@ -121,6 +121,8 @@ def _best(model: TorchModel, out_dir: Path, kit: Kit, cases: tuple[Case, ...]) -
     """
     kit.report(0.5, "converting to ONNX")
     older = _tried(trace, model, out_dir / "older", kit, cases)
+    if isinstance(older, FusedKernels):
+        raise older
     if isinstance(older, Candidate) and not older.made.fixed and not _has_attention_layers(model):
         shutil.rmtree(out_dir / "older")
         return older.made, ()

@@ -28,6 +28,10 @@ from studio.formats.torch_common import OPSET, said
 _FUSED = ("_transformer_encoder_layer_fwd", "_nested_tensor_from_mask", "_native_multi_head_attention")
 
 
+class FusedKernels(Refused):
+    """Neither exporter can do anything with it: the model has to be traced again."""
+
+
 @dataclass(frozen=True)
 class Made:
     """An onnx.ModelProto, and how it was made. `fixed`: how often the user's code decided by values."""
@@ -141,7 +145,7 @@ def _told(exporter: str) -> Iterator[None]:
     except Exception as error:
         text = str(error)
         if any(name in text for name in _FUSED):
-            raise Refused(
+            raise FusedKernels(
                 "The model was traced with PyTorch's fused transformer kernels, which have no form in ONNX.",
                 said(error),
                 "Call torch.backends.mha.set_fastpath_enabled(False) before torch.jit.trace, and save it again.",

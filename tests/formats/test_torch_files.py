@@ -127,6 +127,7 @@ def test_every_pickle_of_a_script_is_looked_at(tmp_path: Path, member: str) -> N
 def replace_member(source: Path, target: Path, changed: dict[str, bytes]) -> None:
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         root = old.namelist()[0].partition("/")[0]
+        assert {f"{root}/{name}" for name in changed} <= set(old.namelist())
         for name in old.namelist():
             new.writestr(name, changed.get(name.removeprefix(f"{root}/"), old.read(name)))
 

@@ -23,7 +23,7 @@ def sha256(path: Path) -> str:
 
 def take(*files: Path, trusted: bool = False, stem: str = "") -> IntakeResult:
     """Take files in; `trusted`: as if the user had said yes to every one of them."""
-    out = Path(tempfile.mkdtemp(dir=files[0].parent, prefix="taken-")) / "out"
+    out = Path(tempfile.mkdtemp(dir=files[0].parent.parent, prefix="taken-")) / "out"
     hashes = tuple(sha256(path) for path in files if path.is_file()) if trusted else ()
     task = IntakeTask(files=tuple(map(str, files)), out=str(out), trusted=hashes, stem=stem)
     return run_intake(task, lambda *_: None)
