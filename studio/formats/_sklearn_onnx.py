@@ -167,12 +167,13 @@ def _lowers(locale: str) -> bool:
 def _put_right() -> Iterator[None]:
     """While it holds, skl2onnx writes attributes that protobuf takes, picks columns in order, and knows functions."""
     from skl2onnx import _parse
+    from skl2onnx.algebra.onnx_operator import OnnxOperator
     from skl2onnx.common import _container, _registration
 
     converters, shapes = _registration._converter_pool, _registration._shape_calculator_pool
     function = "SklearnFunctionTransformer"
     converter, shape_of = converters[function], shapes[function]
-    make_node, fetch = _container.make_node, _parse._fetch_input_slice
+    make_node, fetch, verify = _container.make_node, _parse._fetch_input_slice, OnnxOperator._verify_add_to_
 
     def make(*args: Any, **attributes: Any) -> Any:
         return make_node(*args, **{name: _plain(value) for name, value in attributes.items()})
@@ -188,12 +189,14 @@ def _put_right() -> Iterator[None]:
             shape[1] = whole
 
     _container.make_node, _parse._fetch_input_slice = make, fetch_in_order
+    # It looks through all nodes before a node again and again: seconds for a QuantileTransformer of six columns.
+    OnnxOperator._verify_add_to_ = lambda _self: None
     converters[function] = _registration.RegisteredConverter(convert_function_transformer, None)
     shapes[function] = shape_of_function_transformer
     try:
         yield
     finally:
-        _container.make_node, _parse._fetch_input_slice = make_node, fetch
+        _container.make_node, _parse._fetch_input_slice, OnnxOperator._verify_add_to_ = make_node, fetch, verify
         converters[function], shapes[function] = converter, shape_of
 
 
