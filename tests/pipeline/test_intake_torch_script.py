@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,28 +191,22 @@ def test_inputs_that_can_not_be_served_are_refused(tmp_path: Path) -> None:
     assert caught.value.fix
 
 
-@pytest.mark.parametrize(
-    "member", ["data.pkl", "constants.pkl", "traced_inputs.pkl", "code/__torch__/torch/nn/modules/linear.py.debug_pkl"]
-)
-def test_payloads_in_any_member_do_not_run(tmp_path: Path, member: str) -> None:
+@pytest.mark.parametrize("ending", ["/data.pkl", "/constants.pkl", "/traced_inputs.pkl", ".debug_pkl"])
+def test_payloads_in_any_member_do_not_run(tmp_path: Path, ending: str) -> None:
     good = traced(nn.Linear(4, 2), tmp_path / "good.pt", torch.randn(2, 4))
     mark, evil = tmp_path / "ran", tmp_path / "evil.pt"
+    with zipfile.ZipFile(good) as archive:
+        member = next(name.partition("/")[2] for name in archive.namelist() if name.endswith(ending))
     replace_member(good, evil, {member: pickle.dumps(Payload(mark), protocol=2)})
-    if member.endswith("debug_pkl"):
+    if ending == ".debug_pkl":
         take(evil)  # says where errors are, and is read by no Python
     else:
         with pytest.raises(NeedsTrust) as caught:
             take(evil)
         assert caught.value.code_files[0].imports == ("io.open",)
-        with pytest.raises(StudioError) if member != "traced_inputs.pkl" else _nothing():
+        with contextlib.nullcontext() if ending == "/traced_inputs.pkl" else pytest.raises(StudioError):
             take(evil, trusted=True)
     assert not mark.exists()
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_damaged_scripts_are_told_in_words(tmp_path: Path) -> None:
@@ -229,8 +225,6 @@ def test_damaged_scripts_are_told_in_words(tmp_path: Path) -> None:
 
 
 def test_names_that_lead_out_of_the_archive_lead_nowhere(tmp_path: Path) -> None:
-    import zipfile
-
     good, path = scripted(seeded(Mlp), tmp_path / "good.pt"), tmp_path / "net.pt"
     with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
