@@ -304,7 +304,7 @@ class StudioApp(App[str]):
         handler = self._handler(name)
         reason = self.why_not(name)
         if reason or handler is None:
-            self.notify(reason, title=BY_NAME[name].title, severity="warning", timeout=4, markup=False)
+            self._toasts.refuse(reason, BY_NAME[name].title)
             return
         handler.do()
         self.refresh_footer()

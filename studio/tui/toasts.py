@@ -14,6 +14,7 @@ from studio.tui.widgets.job_text import ASKS
 
 PROBLEM_SECONDS = 9.0
 WORDS_SECONDS = 5.0
+REASON_SECONDS = 4.0
 NEWS_SECONDS = 10.0
 
 
@@ -22,17 +23,18 @@ class Toasts:
 
     def __init__(self, app: App[Any]) -> None:
         self._app = app
-        self._told: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
 
     def tell(self, problem: Problem) -> None:
         """What, why, fix. One that is still on the screen is not shown again: a dead engine fails every call alike."""
-        now = time.monotonic()
-        self._told = {what: at for what, at in self._told.items() if now - at < PROBLEM_SECONDS}
-        if problem.what in self._told:
-            return
-        self._told[problem.what] = now
         words = "\n".join(part for part in (problem.why, problem.fix) if part)
-        self._notify(words or problem.what, problem.what if words else "", "error", PROBLEM_SECONDS)
+        if self._fresh(problem.what, PROBLEM_SECONDS):
+            self._notify(words or problem.what, problem.what if words else "", "error", PROBLEM_SECONDS)
+
+    def refuse(self, reason: str, title: str) -> None:
+        """Why an action can not be done now; said once while it is on the screen, however often the key is hit."""
+        if self._fresh(f"{title}: {reason}", REASON_SECONDS):
+            self._notify(reason, title, "warning", REASON_SECONDS)
 
     def say(self, words: str, title: str = "") -> None:
         self._notify(words, title, "information", WORDS_SECONDS)
@@ -44,6 +46,14 @@ class Toasts:
         way = f"{keys.label('screen.inbox')} Inbox, then {keys.label('answer')} to answer."
         words = f"{job.problem.what}\n{way}" if job.problem else way
         self._notify(words, f"{ASKS} {job.stem} {job.standing}", "warning", PROBLEM_SECONDS)
+
+    def _fresh(self, words: str, seconds: float) -> bool:
+        now = time.monotonic()
+        self._shown = {one: until for one, until in self._shown.items() if now < until}
+        fresh = words not in self._shown
+        if fresh:
+            self._shown[words] = now + seconds
+        return fresh
 
     def _notify(self, words: str, title: str, severity: Any, seconds: float) -> None:
         self._app.notify(words, title=title, severity=severity, timeout=seconds, markup=False)

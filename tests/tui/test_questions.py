@@ -220,13 +220,17 @@ async def test_who_looks_elsewhere_is_told_of_fresh_questions_only(studio: Studi
         assert not toasts(pilot.app)  # nothing lies over the question
 
 
-async def test_a_dead_engine_is_told_once(studio: Studio) -> None:
+async def test_what_is_on_the_screen_already_is_not_told_again(studio: Studio) -> None:
     async with studio(filled()) as pilot:
         for number in range(5):
             pilot.app.tell(Problem(code="unavailable", what="The engine can not be reached.", why=f"Try {number}."))
         pilot.app.tell(Problem(code="conflict", what="Something else."))
-        await until(pilot, lambda: ": Something else." in toasts(pilot.app), "both toasts")
-        assert toasts(pilot.app) == ["The engine can not be reached.: Try 0.", ": Something else."]
+        await pilot.press("2")
+        await until(pilot, lambda: pilot.app.current and pilot.app.current.chosen, "a job is chosen")
+        await pilot.press("a", "a", "a")
+        await until(pilot, lambda: len(toasts(pilot.app)) > 2, "the toasts")
+        said = ["The engine can not be reached.: Try 0.", ": Something else.", "Answer: It asks nothing."]
+        assert toasts(pilot.app) == said
 
 
 @pytest.mark.parametrize(

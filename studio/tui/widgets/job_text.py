@@ -125,6 +125,8 @@ def question(job: Job, keys: Keys) -> list[Part]:
     if problem is None:
         return []
     parts: list[Part] = [(f"{ASKS} {problem.what}\n", "$accent bold")]
+    parts += ["  ", (keys.answer, "$accent bold"), " answers it, ", (keys.cancel, "$accent bold")]
+    parts += [" cancels the job, ", (keys.open, "$accent bold"), " shows the log.\n"]
     if problem.why:
         parts += [("  why     ", "$muted"), problem.why + "\n"]
     for file in problem.code_files:
@@ -133,9 +135,7 @@ def question(job: Job, keys: Keys) -> list[Part]:
         parts += [("  input   ", "$muted"), (f"{name}\n", "bold")]
     if job.asks_for("needs_settings") and problem.fix:
         parts += [("  way     ", "$muted"), problem.fix.replace("\n", "\n          ") + "\n"]
-    parts += ["          ", (keys.answer, "$accent bold"), " answers it, ", (keys.cancel, "$accent bold")]
-    parts += [" cancels the job, ", (keys.open, "$accent bold"), " shows the log.\n\n"]
-    return parts
+    return [*parts, "\n"]
 
 
 def code(file: CodeFile, most: int, indent: str = "") -> list[Part]:
