@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.core.errors import Refused, StepFailed
+from studio.core.errors import InvalidInput, Refused, StepFailed
 from studio.formats._sklearn_adapt import estimators_in, last
 from studio.formats._sklearn_columns import TEXT, Column, feature_names, width
 from studio.formats.base import Array, Feed
@@ -158,6 +158,12 @@ def check_fitted(model: Any) -> None:
         ) from error
     except TypeError:
         pass  # no estimator in scikit-learn's sense, but it may answer all the same
+    except AttributeError as error:
+        raise InvalidInput(
+            f"Parts of this {kind} are missing.",
+            f"{error}.",
+            "It is damaged, or was saved by another scikit-learn: train it again with this one, and save it.",
+        ) from error
     if not any(hasattr(model, method) for method in ("predict", "transform", "kneighbors")):
         raise Refused(
             f"A {kind} answers for its training data alone.",

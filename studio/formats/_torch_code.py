@@ -115,7 +115,7 @@ def _read(path: Path, root: Path) -> PythonFile:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise InvalidInput(
             f"'{path.name}' is no valid Python{line}.", f"{getattr(error, 'msg', error)}.", "Correct it, drop it again."
         ) from error
