@@ -121,7 +121,7 @@ def _pickles() -> Iterable[Attack]:
         yield Attack(f"pickle-broken-{name}", drop(".pkl", made), REFUSED, slow=name != "bytes", aims="S8")
     yield Attack("joblib", drop(".joblib", lambda place: zlib.compress(system_pickle(place))), REFUSED, aims="S8")
     yield Attack("joblib-gz", drop(".joblib", lambda p: gzip.compress(system_pickle(p))), REFUSED, slow=True)
-    yield Attack("pickle-named-onnx", drop(".onnx", system_pickle), REFUSED, aims="S8")
+    yield Attack("pickle-named-onnx", drop(".onnx", system_pickle), REFUSED, slow=True, aims="S8")
     yield Attack(
         "pickle-trusted", drop(".pkl", lambda place: in_a_model(place) + b"\0"), REFUSED, trust=True, aims="S8 S24"
     )
@@ -181,7 +181,9 @@ def exported(place: Place) -> bytes:
     """A .pt2 whose sample inputs are a pickle that calls."""
     members = {
         "archive_format": b"pt2",
-        "version": b"0",
+        "version": b"3\n",
+        "byteorder": b"little",
+        "archive_version": b"0",
         "models/model.json": b"{}",
         "data/sample_inputs/model.pt": module_zip(place),
         "data/weights/model_weights_config.json": b'{"config": {}}',
@@ -282,7 +284,7 @@ def hdf5(place: Place, spoil: Callable[[h5py.File, h5py.Group, Path], None] | No
 def _keras() -> Iterable[Attack]:
     for name, made, slow in (
         ("lambda", lambda_layer, False),
-        ("savedmodel", saved_model_layer, False),
+        ("savedmodel", saved_model_layer, True),
         ("system", any_function, True),
         ("hidden", hidden_function, True),
     ):
@@ -300,7 +302,7 @@ def _keras() -> Iterable[Attack]:
     yield Attack("keras-h5-lambda", drop(".h5", hdf5), REFUSED, aims="S5")
     for number, (_, spoil) in enumerate(HOSTILE_HDF5.items()):
         plant = drop(".h5", lambda place, spoil=spoil: hdf5(place, spoil))
-        yield Attack(f"keras-h5-{number}", plant, REFUSED, slow=number > 0, aims="S5 S23")
+        yield Attack(f"keras-h5-{number}", plant, REFUSED, slow=True, aims="S5 S23")
     weights = h5_cut()
     yield Attack("keras-h5-cut", drop(".h5", weights), REFUSED, slow=True, aims="S5")
 
@@ -423,7 +425,7 @@ raise SystemExit("done")
 
 QUIET = (
     "writes, writes_inbox, deletes, renames, truncates, links, shells, home, environment, connects, listens, traces, "
-    "hides"
+    "hides, kills, stops"
 )
 
 
@@ -454,7 +456,7 @@ def escaping(acts: str) -> Callable[[Place], None]:
 
 ASKS = "raise SystemExit('ran')"
 # A number of them, and no more: should the wall be broken, the machine that runs this must stand.
-FORKS = "import os, time\nfor _ in range(700):\n    if os.fork() == 0:\n        time.sleep(60)\n        os._exit(0)"
+FORKS = "import os, time\nfor _ in range(700):\n    if os.fork() == 0:\n        time.sleep(15)\n        os._exit(0)"
 MEMORY = "held = []\nwhile True:\n    held.append(bytearray(1 << 28))"
 EXITS = "import os\nos._exit(0)"
 WRITES_TO_PIPES = """
@@ -474,7 +476,6 @@ NESTED = f"x = {'(' * 5000}{')' * 5000}"
 _FACTORIES = (
     Attack("factory-asks", factory(ASKS), WAITING, "run code", aims="S8"),
     Attack("factory-escapes", escaping(QUIET), FAILED, trust=True, aims="S24"),
-    Attack("factory-kills", escaping("kills, stops,"), FAILED, trust=True, aims="S24"),
     Attack("factory-forks", factory(FORKS), trust=True, slow=True, aims="S24"),
     Attack("factory-memory", factory(MEMORY), words="memory", trust=True, slow=True, aims="S24"),
     Attack("factory-noise", factory(NOISE), trust=True, slow=True, aims="S24"),

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from studio.core.errors import Problem
 from studio.core.jobs import Job
-from tests.hostile.place import SECRET, Attack, Place
+from tests.hostile.place import LEFT, SECRET, Attack, Place
 from tests.journeys.engines import SAMPLES, RunningEngine, until
 
 SETTINGS = """
@@ -107,7 +107,7 @@ class Siege:
     def _outcome(self, attack: Attack, jobs: dict[str, Job], left: dict[str, str], said: set[str]) -> Outcome | None:
         job = jobs.get(attack.arrival)
         if job is None:
-            text = left.get(attack.arrival, "")
+            text = left.get(attack.arrival, "") if attack.states >= LEFT else ""
             return Outcome("left alone", text=text) if "left alone" in text else None
         if job.state == "waiting" and attack.trust and attack.name not in said:
             assert job.problem is not None
@@ -116,7 +116,7 @@ class Siege:
             return None
         if job.state == "waiting" and attack.trust and job.problem and job.problem.code == "needs_trust":
             return None  # it has not gone on yet
-        if job.version is None and job.state not in ("failed", "waiting", "cancelled"):
+        if job.version is None and job.state not in ("failed", "waiting"):
             return None
         state = "version" if job.version is not None else job.state
         text = job.problem.sentence() if job.problem else ""
