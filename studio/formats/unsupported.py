@@ -23,9 +23,7 @@ _LOOK = 4096
 def known_but_unsupported(path: Path) -> Known | None:
     """What a file is, from its content, of which little is read. None when it is nothing known."""
     if path.name == "saved_model.pb":
-        return Known(
-            "a TensorFlow SavedModel", f"{_ONNX_FIX} For example: python -m tf2onnx.convert --saved-model DIR."
-        )
+        return Known("a damaged TensorFlow SavedModel", "Copy its whole folder again, with variables/ in it.")
     start = head(path, _LOOK)
     if not start:
         return Known("an empty or unreadable file", "Copy it again, wholly.", "no model")
@@ -70,19 +68,10 @@ def is_plain_archive(path: Path) -> bool:
     return names is None or _whole(names) is None
 
 
-def _frozen_graph(start: bytes) -> bool:
-    return start[:1] == b"\x0a" and (b"Placeholder" in start or b"Const" in start) and b"\x12" in start
-
-
 _MAGIC = (
     (lambda b: b[:8] == b"\x89HDF\r\n\x1a\n", Known("an HDF5 file without a Keras model", "Drop a model file.")),
-    (lambda b: b[4:8] == b"TFL3", Known("a TensorFlow Lite model", f"{_ONNX_FIX} For example with tf2onnx --tflite.")),
     (
         lambda b: b[:6] in (b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c") or b[:4] == b"\x28\xb5\x2f\xfd",
         Known("packed in a way that is not unpacked here (RAR, 7z or Zstandard)", "Pack it as .zip or .tar.gz."),
-    ),
-    (
-        _frozen_graph,
-        Known("a frozen TensorFlow graph", f"{_ONNX_FIX} For example: python -m tf2onnx.convert --graphdef FILE."),
     ),
 )

@@ -80,9 +80,7 @@ KNOWN = {
     "torchscript": (archive("m/data.pkl", "m/code/m.py", "m/constants.pkl"), "TorchScript"),
     "compiled": (archive("m/archive_format", "m/data/aotinductor/model/a.so"), "AOTInductor"),
     "h5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "HDF5"),
-    "tflite": (b"\x1c\0\0\0TFL3" + b"\0" * 64, "TensorFlow Lite"),
     "safetensors": (struct.pack("<Q", 2) + b"{}", "safetensors"),
-    "frozen graph": (b"\n\x1d\n\x01x\x12\x0bPlaceholder*\x0b\n\x05dtype\x12\x020\x01", "frozen TensorFlow"),
 }
 
 
@@ -124,7 +122,7 @@ def test_in_a_folder_the_model_is_named_and_not_the_notes_beside_it(tmp_path: Pa
         recognise(arrival(tmp_path))
 
 
-def test_a_saved_model_folder_is_named(tmp_path: Path) -> None:
+def test_a_damaged_saved_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "m" / "variables").mkdir(parents=True)
     (tmp_path / "m" / "saved_model.pb").write_bytes(b"\x08\x01\x12\x04")
     with pytest.raises(Refused, match="SavedModel"):
