@@ -213,7 +213,9 @@ class Keep:
             trusted = await self._run(lambda: changes.trust(self.registry, files, actor))
         for one in trusted:
             if one.sha256 not in known:
-                self._tell("trust", TrustChange(code=one, trusted=True), f"trusted by {actor}: {one.name}", one.sha256)
+                self._tell(
+                    "trust", TrustChange(code=one, trusted=True), f"trusted by {actor}: {one.name}", one.sha256[:12]
+                )
         return trusted
 
     async def distrust(self, sha256: str, actor: str) -> TrustedCode:
@@ -221,7 +223,7 @@ class Keep:
         async with self._changing:
             one = await self._run(lambda: changes.distrust(self.registry, sha256, actor))
         text = f"no longer trusted, by {actor}: {one.name}"
-        self._tell("trust", TrustChange(code=one, trusted=False), text, sha256)
+        self._tell("trust", TrustChange(code=one, trusted=False), text, sha256[:12])
         return one
 
     # -- removal

@@ -78,7 +78,8 @@ def test_a_job_a_file_and_a_hash_name_the_same_question(
 def test_a_name_is_enough_from_another_folder(waiting: FakeEngine, run: Run, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("trust", "other.pkl", "--yes").code == 0
-    assert said_yes_to(waiting) == [["b" * 64]]
+    assert run("trust", "other", "--yes").code == 0
+    assert said_yes_to(waiting) == [["b" * 64]] * 2
 
 
 def test_all_that_waits_is_asked_about_without_a_name(waiting: FakeEngine, run: Run) -> None:

@@ -53,9 +53,8 @@ async def at_question(pilot, kind: type) -> None:
     await pilot.pause()
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-async def test_waiting_jobs_are_told_apart_and_show_their_question(studio: Studio, size: tuple[int, int]) -> None:
-    async with studio(asks(), size=size) as pilot:
+async def test_waiting_jobs_are_told_apart_and_show_their_question(studio: Studio) -> None:
+    async with studio(asks(), size=(80, 24)) as pilot:
         await pilot.press("2")
         await until(pilot, lambda: "✓ ✓ ✓ ? ○ ○ ○ ○ ○" in screen_text(pilot.app), "the step that waits")
         words = screen_text(pilot.app)
