@@ -133,7 +133,7 @@ def _about_hash(asking: Sequence[Job], what: str) -> list[Question]:
 
 
 def _about_file(asking: Sequence[Job], path: Path) -> list[Question]:
-    """Jobs over a file: the very one in the inbox, one of the same content, or, where there is none, of its name or stem."""
+    """Jobs over a file: the one in the inbox, one of the same content; where there is none, of its name or stem."""
     if not path.exists():
         named = [job for job in asking if path.name == str(path) and path.name in _names(job)]
         return [Question(job, _code(job)) for job in named]
