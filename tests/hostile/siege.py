@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
+
 from studio.core.errors import Problem
 from studio.core.jobs import Job
 from tests.hostile.place import LEFT, SECRET, Attack, Place
@@ -135,6 +137,10 @@ class Siege:
         assert self.engine.registered_version("after-all") == 1
         rows = self.engine.client.predict("after-all", _one_row(self.engine))
         assert all(len(values) == 1 for values in rows.values())
+        inside = str(self.engine.workspace / "run" / "work")
+        own = {child.pid for child in self.engine.children()}
+        strays = [one for one in psutil.process_iter(["cwd"]) if (one.info["cwd"] or "").startswith(inside)]
+        assert [stray for stray in strays if stray.pid not in own] == []
         left = [path.name for path in (self.engine.workspace / "run" / "work").glob("intake-*")]
         assert len(left) <= 1, left  # at most a worker that waits for the next
 

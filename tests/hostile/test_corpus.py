@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.hostile import code_attacks, file_attacks, onnx_attacks
-from tests.hostile.place import FAILED, LEFT, Attack
-from tests.hostile.siege import Outcome, Siege, besieged
+from tests.hostile import code_attacks, file_attacks, onnx_attacks, pickle_attacks
+from tests.hostile.place import REFUSED, Attack
+from tests.hostile.siege import Outcome, besieged
 
-ATTACKS = (*onnx_attacks.ATTACKS, *code_attacks.ATTACKS, *file_attacks.ATTACKS)
+ATTACKS = (*onnx_attacks.ATTACKS, *pickle_attacks.ATTACKS, *code_attacks.ATTACKS, *file_attacks.ATTACKS)
 QUICK = tuple(attack for attack in ATTACKS if not attack.slow and not attack.hangs)
 QUICK_HANGS = tuple(attack for attack in ATTACKS if not attack.slow and attack.hangs)
 SLOW = tuple(attack for attack in ATTACKS if attack.slow and not attack.hangs)
@@ -24,79 +25,71 @@ SECONDS = 40.0
 HANG_SECONDS = 6.0
 
 
-def laid(request: pytest.FixtureRequest, folder: pytest.TempPathFactory, attacks: tuple[Attack, ...], seconds: float):
-    with besieged(folder.mktemp("siege"), seconds) as siege:
-        siege.run(attacks, 60 + 12 * len(attacks))
-        yield siege
+def withstand(folder: Path, attacks: tuple[Attack, ...], seconds: float) -> None:
+    """All attacks on one engine. Fails with each that did not come out as it must.
+
+    One test for all of them: shared between test processes, every process would need an engine of its own.
+    """
+    with besieged(folder, seconds) as siege:
+        siege.run(attacks, 120 + 12 * len(attacks))
         siege.still_stands()
+    wrong = [f"{attack.name}: {fault}" for attack in attacks for fault in faults(attack, siege.outcomes[attack.name])]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.fixture(scope="module")
-def siege(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
-    yield from laid(request, tmp_path_factory, QUICK, SECONDS)
+@pytest.mark.timeout(900)
+def test_every_attack_is_contained(tmp_path: Path) -> None:
+    withstand(tmp_path, QUICK, SECONDS)
 
 
-@pytest.fixture(scope="module")
-def hanging(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
-    yield from laid(request, tmp_path_factory, QUICK_HANGS, HANG_SECONDS)
-
-
-@pytest.fixture(scope="module")
-def slow_siege(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
-    yield from laid(request, tmp_path_factory, SLOW, SECONDS)
-
-
-@pytest.fixture(scope="module")
-def slow_hanging(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
-    yield from laid(request, tmp_path_factory, SLOW_HANGS, HANG_SECONDS)
-
-
-def names(attacks: tuple[Attack, ...]) -> list[str]:
-    return [attack.name for attack in attacks]
-
-
-@pytest.mark.parametrize("attack", QUICK, ids=names(QUICK))
-def test_an_attack_is_contained(siege: Siege, attack: Attack) -> None:
-    check(attack, siege.outcomes[attack.name])
-
-
-@pytest.mark.parametrize("attack", QUICK_HANGS, ids=names(QUICK_HANGS))
-def test_an_attack_on_time_is_contained(hanging: Siege, attack: Attack) -> None:
-    check(attack, hanging.outcomes[attack.name])
+@pytest.mark.timeout(300)
+def test_every_attack_on_time_is_contained(tmp_path: Path) -> None:
+    withstand(tmp_path, QUICK_HANGS, HANG_SECONDS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("attack", SLOW, ids=names(SLOW))
-def test_each_other_attack_is_contained(slow_siege: Siege, attack: Attack) -> None:
-    check(attack, slow_siege.outcomes[attack.name])
+def test_every_other_attack_is_contained(tmp_path: Path) -> None:
+    withstand(tmp_path, SLOW, SECONDS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("attack", SLOW_HANGS, ids=names(SLOW_HANGS))
-def test_each_other_attack_on_time_is_contained(slow_hanging: Siege, attack: Attack) -> None:
-    check(attack, slow_hanging.outcomes[attack.name])
+def test_every_other_attack_on_time_is_contained(tmp_path: Path) -> None:
+    withstand(tmp_path, SLOW_HANGS, HANG_SECONDS)
 
 
-def check(attack: Attack, outcome: Outcome) -> None:
-    assert outcome.state in attack.states, outcome
-    assert re.search(attack.words, outcome.text), outcome.text
-    escaped = [line for line in outcome.log.splitlines() if line.startswith("escape:") and " gave None" in line]
-    assert not [line for line in escaped if not line.startswith(HARMLESS)], escaped
-    if outcome.state not in FAILED | {"waiting"}:
-        assert outcome.state in LEFT or outcome.problem is None
+def faults(attack: Attack, outcome: Outcome) -> Iterator[str]:
+    """What is wrong with an outcome, in words for who reads the failed test."""
+    if outcome.state not in attack.states:
+        yield f"it is {outcome.state!r}, not one of {sorted(attack.states)}: {outcome.text}"
+        return
+    if not re.search(attack.words, outcome.text):
+        yield f"it does not say {attack.words!r}: {outcome.text}"
+    acts = [line for line in outcome.log.splitlines() if line.startswith("escape:")]
+    yield from (line for line in acts if " gave " in line and not line.startswith(HARMLESS))
+    if len(acts) != (ESCAPES if attack.name == "factory-escapes" else 0):
+        yield f"its log tells of {len(acts)} acts"
+    if outcome.state not in REFUSED:
         return
     problem = outcome.problem
-    assert problem is not None
-    assert problem.what and (problem.why or problem.fix)
-    assert problem.code not in ("internal", ""), problem
+    if problem is None or not problem.what or not (problem.why or problem.fix) or problem.code in ("internal", ""):
+        yield f"it is not explained: {problem}"
     for bad in ("did not foresee", "Traceback", "/scratch", "\x1b"):
-        assert bad not in outcome.text
+        if bad in outcome.text:
+            yield f"it says {bad!r}: {outcome.text}"
 
 
-# What a worker may do: look that its home and environment are not the user's, listen where nobody can connect.
-HARMLESS = ("escape: home ", "escape: environment ", "escape: listens ", "escape: hides ")
+# What a worker may do: look that its home and environment are not the user's, listen where nobody can connect, start
+# processes that end with it, and start a shell that can do no more than it.
+HARMLESS = (
+    "escape: home gave None",
+    "escape: environment gave None",
+    "escape: listens gave None",
+    "escape: hides gave None",
+    "escape: shells gave 1",
+)
+ESCAPES = len(code_attacks.QUIET.split(","))
 
 
 def test_the_corpus_covers_what_it_should() -> None:
