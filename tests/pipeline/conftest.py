@@ -15,13 +15,14 @@ from studio.pipeline.process import spawn_worker
 
 @dataclass
 class Runner:
-    """Runs intake tasks in workers of their own, and remembers what they told."""
+    """Runs intake tasks in workers of their own, and remembers what they told. `python`: their interpreter."""
 
     root: Path
     told: list[tuple[str, float | None, str]] = field(default_factory=list)
     settings: WorkerSettings = field(default_factory=lambda: WorkerSettings(wall_seconds=120))
     runs: int = 0
     sandbox: dict[str, str] = field(default_factory=dict)
+    python: Path | None = None
 
     @property
     def log(self) -> str:
@@ -40,7 +41,7 @@ class Runner:
             files=tuple(map(str, files)), out=str(self.scratch / "out"), trusted=trusted, gates=gates or GateSettings()
         )
         async with spawn_worker(
-            self.settings, self.scratch, self.root / "job.log", preload="onnx" if preload else None
+            self.settings, self.scratch, self.root / "job.log", "onnx" if preload else None, python=self.python
         ) as worker:
             try:
                 return await worker.run(task, lambda *told: self.told.append(told))
