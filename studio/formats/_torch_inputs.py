@@ -93,7 +93,7 @@ def find_inputs(
     if missing:
         return _guessed(asked, names, missing)
     failure: StudioError | None = None
-    for rows, word, wide in itertools.product((_ROWS, 1), ("FP32", "INT64", "mixed"), (False, True)):
+    for rows, word, wide in itertools.product((_ROWS, 1), ("FP32", "INT64", "mixed", "FP64"), (False, True)):
         shapes = _shapes(names, settings, known)
         sizes = _sizes(shapes, rows)
         tensors = {
@@ -171,7 +171,8 @@ def _made(
     elif known is not None:
         kind = known.dtype
     else:
-        kind = torch.int64 if word == "INT64" or (word == "mixed" and len(shape) <= 2) else torch.float32
+        whole = word == "INT64" or (word == "mixed" and len(shape) <= 2)
+        kind = torch.int64 if whole else torch.float64 if word == "FP64" else torch.float32
     return made_up(concrete, kind, settings.range, name)
 
 

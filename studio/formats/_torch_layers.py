@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +14,24 @@ from studio.formats._torch_model import Shape
 Takes = Callable[[torch.Tensor], bool]
 MakeUp = Callable[..., torch.Tensor]
 
-_SQUARES = (224, 32, 28, 64, 96, 112, 128, 160, 192, 227, 256, 299, 320, 384, 416, 448, 512, 8, 16, 20, 24, 40, 48, 80)
+_SQUARES = (224, 8, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 227, 256, 299, 320, 384, 416, 448, 512)
+_PATIENCE = 10.0  # seconds of trying sizes; the likeliest come first, and then the quickest
 _LENGTHS = (64, 100, 128, 256, 1000, 1024, 8000, 16000)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A first layer in words; `likely`: the shape to suggest; `size`: channels, features, or entries of a table."""
+    """A first layer in words; `likely`: the shape to suggest; `size`: channels, features, or entries of a table.
+
+    `dtype`: of its weights, and so of what goes in, if that is no whole number.
+    """
 
     kind: str
     size: int
     words: str
     likely: Shape
     datatype: str = "FP32"
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def first_layer(module: Any) -> Layer | None:
             first = bool(getattr(part, "batch_first", True))  # traced modules do not say
             likely: Shape = ("batch", "sequence", features) if first else ("sequence", "batch", features)
             known = kind if hasattr(part, "batch_first") else "traced"
-            return Layer(known, features, f"a recurrent layer ({kind}) of {features} features", likely)
+            return Layer(known, features, f"a recurrent layer ({kind}) of {features} features", likely, *_types(weight))
     return None
 
 
@@ -58,13 +64,18 @@ _KINDS = {"Linear": 2, "Conv1d": 3, "Conv2d": 4, "Conv3d": 5, "Embedding": 2}
 def _described(kind: str, part: Any, weight: torch.Tensor) -> Layer:
     if kind == "Linear":
         features = int(weight.shape[1])
-        return Layer(kind, features, f"a linear layer of {features} features", ("batch", features))
+        return Layer(kind, features, f"a linear layer of {features} features", ("batch", features), *_types(weight))
     if kind == "Embedding":
         entries = int(weight.shape[0])
         return Layer(kind, entries, f"a table of {entries} entries (Embedding)", ("batch", "sequence"), "INT64")
     channels = int(weight.shape[1]) * int(getattr(part, "groups", 1))
     sides: dict[str, Shape] = {"Conv1d": ("length",), "Conv2d": (224, 224), "Conv3d": (16, 112, 112)}
-    return Layer(kind, channels, f"a convolution of {channels} channels ({kind})", ("batch", channels, *sides[kind]))
+    words = f"a convolution of {channels} channels ({kind})"
+    return Layer(kind, channels, words, ("batch", channels, *sides[kind]), *_types(weight))
+
+
+def _types(weight: torch.Tensor) -> tuple[str, torch.dtype]:
+    return "FP64" if weight.dtype == torch.float64 else "FP32", weight.dtype
 
 
 def guess(layer: Layer, takes: Takes, made_up: MakeUp) -> Guess | None:
@@ -72,16 +83,16 @@ def guess(layer: Layer, takes: Takes, made_up: MakeUp) -> Guess | None:
     if layer.kind == "Conv2d":
         return _image(layer, takes, made_up)
     if layer.kind == "Conv1d":
-        runs = [length for length in _LENGTHS if takes(made_up((2, layer.size, length), torch.float32))]
+        runs = [length for length in _LENGTHS if takes(made_up((2, layer.size, length), layer.dtype))]
         if len(runs) < 2:
             return None
-        return Guess(layer.likely, made_up((2, layer.size, runs[0]), torch.float32))
+        return Guess(layer.likely, made_up((2, layer.size, runs[0]), layer.dtype))
     if layer.kind in ("Conv3d", "traced"):
         return None
     sizes = {"batch": 2, "sequence": 8}
     shape = tuple(size if isinstance(size, int) else sizes[size] for size in layer.likely)
     bounds = (0, layer.size - 1) if layer.datatype == "INT64" else None
-    tensor = made_up(shape, torch.int64 if bounds else torch.float32, bounds)
+    tensor = made_up(shape, torch.int64 if bounds else layer.dtype, bounds)
     return Guess(layer.likely, tensor) if takes(tensor) else None
 
 
@@ -89,17 +100,17 @@ def _image(layer: Layer, takes: Takes, made_up: MakeUp) -> Guess | None:
     """Images of any size, where the model takes any; else of the one square that it takes."""
 
     def runs(height: int, width: int) -> bool:
-        return takes(made_up((2, layer.size, height, width), torch.float32))
+        return takes(made_up((1, layer.size, height, width), layer.dtype))
 
     if runs(32, 32) and runs(64, 96) and runs(75, 50):
-        return Guess(("batch", layer.size, "height", "width"), made_up((2, layer.size, 32, 32), torch.float32))
+        return Guess(("batch", layer.size, "height", "width"), made_up((2, layer.size, 32, 32), layer.dtype))
     found: list[int] = []
+    end = time.monotonic() + _PATIENCE
     for side in _SQUARES:
         if runs(side, side):
             found.append(side)
-        if len(found) > 1:
-            return None
-    if not found:
+        if len(found) > 1 or time.monotonic() > end:
+            break
+    if len(found) != 1:
         return None
-    side = found[0]
-    return Guess(("batch", layer.size, side, side), made_up((2, layer.size, side, side), torch.float32))
+    return Guess(("batch", layer.size, found[0], found[0]), made_up((2, layer.size, *found, *found), layer.dtype))

@@ -76,6 +76,18 @@ class Encoder(nn.Module):
         return self.head((states * weights).sum(1) / weights.sum(1).clamp(min=1))
 
 
+class Bag(nn.Module):
+    """Tokens and a mask, of any length, to the mean of their vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 16)
+
+    def forward(self, tokens, mask):
+        weights = mask.unsqueeze(-1).to(torch.float32)
+        return (self.table(tokens) * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
 class Pair(nn.Module):
     """Two inputs and one that may be left out; a tuple with a dictionary in it."""
 
