@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=options.control) as control:
-        control.send(READY)
+        with contextlib.suppress(BrokenPipeError):  # it was asked to end before it had begun
+            control.send(READY)
         serve(control, options.idle)
 
 

@@ -6,6 +6,7 @@ place, and of those with a large framework only so many are kept at a time, so t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -48,15 +49,17 @@ class _Server:
         return not self.retired and self.process.returncode is None
 
     def retire(self) -> None:
-        """Let it end when its last worker has. One that still imports is ended at once."""
+        """Let it end when its last worker has. One that still imports, for nothing, is ended at once."""
         if not self.retired:
             self.retired = True
-            ready = self.is_ready()
-            self.control.close()
-            if not ready and not self.forks:
+            # Not closed: what it may have sent and nobody has read would then cost it what it has not read itself.
+            with contextlib.suppress(OSError):
+                self.control.shutdown(socket.SHUT_WR)
+            if not self.forks and not self.is_ready():
                 self.process.kill()
 
     def is_ready(self) -> bool:
+        """Whether it has imported everything."""
         try:
             return self.control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == READY
         except OSError:
@@ -178,6 +181,7 @@ class ForkServers:
             self._broken.add(server.kind)
             log = (server.home / "log").read_text(errors="replace")[-_LOG_TAIL:]
             _log.warning("No workers are kept warm for %s (exit code %s): %s", server.kind, code, log)
+        server.control.close()
         shutil.rmtree(server.home, ignore_errors=True)
 
     def close(self) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from studio.core.settings import GateSettings, WorkerSettings
+from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import IntakeResult, IntakeTask
 from studio.pipeline.process import spawn_worker
+
+PYTHONPATH = os.environ.get("PYTHONPATH")
 
 
 @dataclass
@@ -18,6 +22,7 @@ class Runner:
     """Runs intake tasks in workers of their own, and remembers what they told. `python`: their interpreter."""
 
     root: Path
+    fork_servers: ForkServers | None = None
     told: list[tuple[str, float | None, str]] = field(default_factory=list)
     settings: WorkerSettings = field(default_factory=lambda: WorkerSettings(wall_seconds=120))
     runs: int = 0
@@ -40,8 +45,15 @@ class Runner:
         task = IntakeTask(
             files=tuple(map(str, files)), out=str(self.scratch / "out"), trusted=trusted, gates=gates or GateSettings()
         )
+        # A test that changes what there is to import would replace the processes that others use.
+        warm = self.fork_servers if os.environ.get("PYTHONPATH") == PYTHONPATH and self.python is None else None
         async with spawn_worker(
-            self.settings, self.scratch, self.root / "job.log", "onnx" if preload else None, python=self.python
+            self.settings,
+            self.scratch,
+            self.root / "job.log",
+            preload="onnx" if preload or warm else None,
+            python=self.python,
+            fork_servers=warm,
         ) as worker:
             try:
                 return await worker.run(task, lambda *told: self.told.append(told))
@@ -54,11 +66,19 @@ def content(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
+@pytest.fixture(scope="session")
+def fork_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServers]:
+    """Frameworks imported once for all tests."""
+    servers = ForkServers(tmp_path_factory.mktemp("warm"))
+    yield servers
+    servers.close()
+
+
 @pytest.fixture
-def runner(tmp_path: Path) -> Runner:
+def runner(tmp_path: Path, fork_servers: ForkServers) -> Runner:
     root = tmp_path / "work"
     root.mkdir()
-    return Runner(root)
+    return Runner(root, fork_servers)
 
 
 @pytest.fixture
