@@ -240,6 +240,8 @@ def _first_transformers(model: Any) -> list[Any]:
     """The ColumnTransformers that see a model's own input."""
     if type(model).__name__ == "ColumnTransformer":
         return [model]
+    if getattr(model, "_preprocessor", None) is not None:
+        return _first_transformers(model._preprocessor)
     steps = getattr(model, "steps", None)
     if steps:
         first = next((step for _, step in steps if step is not None and not isinstance(step, str)), None)

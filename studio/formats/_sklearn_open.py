@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import warnings
@@ -93,9 +94,14 @@ def _boosters(path: Path, modules: Sequence[str]) -> tuple[str, ...]:
 
 
 def _distribution(root: str) -> str:
-    import importlib.metadata
-
-    return importlib.metadata.packages_distributions().get(root, [root])[0]
+    """The name under which a library is installed: XGBoost comes under two."""
+    for name in (root, f"{root}-cpu"):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return name
+    return "scikit-learn"
 
 
 def _check_loadable(path: Path, modules: Sequence[str], saved_with: str) -> None:

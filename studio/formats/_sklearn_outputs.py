@@ -25,6 +25,8 @@ def name_outputs(graph: Any, model: Any) -> None:
         _drop(graph, PROBABILITIES)  # votes that are not counted by class
     if type(final).__name__ == "MLPClassifier" and final.n_outputs_ > 1 and final.out_activation_ == "logistic":
         _last_columns(graph, PROBABILITIES, final.n_outputs_)  # not those of all labels' opposites
+    if type(final).__name__ == "MLPRegressor" and final.n_outputs_ > 1:
+        _rows_of(graph, graph.graph.output[0].name, final.n_outputs_)  # not one column below the other
     _texts(graph, final)
     _without_solving(graph)
     names = [output.name for output in graph.graph.output]
@@ -93,6 +95,12 @@ def _last_columns(graph: Any, name: str, count: int) -> None:
         _constant(graph, f"{name}_{part}", np.asarray([value], np.int64))
     bounds = [f"{name}_{part}" for part in ("starts", "ends", "axes")]
     graph.graph.node.append(helper.make_node("Slice", [before, *bounds], [name]))
+
+
+def _rows_of(graph: Any, name: str, count: int) -> None:
+    before = _moved(graph, name)
+    _constant(graph, f"{name}_rows", np.asarray([-1, count], np.int64))
+    graph.graph.node.append(helper.make_node("Reshape", [before, f"{name}_rows"], [name]))
 
 
 def _texts(graph: Any, final: Any) -> None:
