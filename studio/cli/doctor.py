@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -26,10 +27,24 @@ WATCHES = 8192
 INSTANCES = 64
 REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?")
 EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
-# In a child, because there is no way back out of a namespace.
-NAMESPACE = (
-    "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x50000000) and ctypes.CDLL(None).unshare(0x40000000))"
+PROBE_SECONDS = 90
+NAMESPACES = (
+    "Permit namespaces to users (kernel.unprivileged_userns_clone=1; on Ubuntu "
+    "kernel.apparmor_restrict_unprivileged_userns=0), or to the container that Studio runs in."
 )
+LANDLOCK = "Use Linux 5.13 or newer, with Landlock switched on (landlock among the kernel's lsm=)."
+# What a worker tells of its sandbox: how it is called here, and what would mend it.
+SANDBOX = {
+    "network": ("network", NAMESPACES),
+    "reading": ("files to read", LANDLOCK),
+    "writing": ("files to write", LANDLOCK),
+    "syscalls": (
+        "system calls",
+        "Permit seccomp filters; on processors other than x86-64 and 64-bit ARM there are none.",
+    ),
+    "processes": ("processes", NAMESPACES),
+    "limits": ("limits", ""),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +67,7 @@ def examine(workspace: Path, environment: Mapping[str, str]) -> Iterator[Finding
     yield found
     if found.fix:
         yield port(workspace)
-    yield sandbox()
+    yield from sandbox()
     yield inotify()
     yield terminal(environment)
 
@@ -178,20 +193,30 @@ def port(workspace: Path) -> Finding:
     return Finding(name="port", state="ok", detail=f"{host}:{number} is free")
 
 
-def sandbox() -> Finding:
-    """Whether workers can be cut off from the network."""
-    if not sys.platform.startswith("linux"):
-        words = f"{platform.system()} has no network namespaces: workers keep the network."
-        return Finding(name="sandbox", state="note", detail=words, fix="Convert only files that you trust.")
-    done = subprocess.run([sys.executable, "-S", "-c", NAMESPACE], capture_output=True, check=False, timeout=30)
-    if done.returncode == 0:
-        return Finding(name="sandbox", state="ok", detail="workers run without a network (own namespace)")
-    return Finding(
-        name="sandbox",
-        state="note",
-        detail="this system does not permit network namespaces; Landlock is used where the kernel has it.",
-        fix="Permit them: sysctl kernel.unprivileged_userns_clone=1 (or the container's option for it).",
-    )
+def sandbox() -> Iterator[Finding]:
+    """How a worker is shut in, tried by one: it asks for what it must not have, and tells what it got."""
+    command = [sys.executable, "-m", "studio.pipeline.probe"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PROBE_SECONDS)
+        told = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        told = {"problem": lines[-1] if lines else type(error).__name__}
+    if "problem" in told:
+        fix = "Send that to the authors of Studio, with what this machine is."
+        yield Finding(name="sandbox", state="problem", detail=f"no worker could be started: {told['problem']}", fix=fix)
+        return
+    escaped = told["escaped"]
+    if escaped:
+        words = f"a worker was able to {', to '.join(escaped)}"
+        yield Finding(name="sandbox", state="note", detail=words, fix="Convert only files that you trust.")
+    else:
+        yield Finding(name="sandbox", state="ok", detail="a worker tried to get out and could not")
+    for key, words in told["in_force"].items():
+        name, fix = SANDBOX[key]
+        left = key in told["open"]
+        fix = fix if sys.platform.startswith("linux") else "Only Linux has that. Convert only files that you trust."
+        yield Finding(name=f"sandbox: {name}", state="note" if left else "ok", detail=words, fix=fix if left else "")
 
 
 def inotify() -> Finding:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from studio.cli import doctor
 from tests.cli.conftest import Run
 from tests.client.fake_engine import FakeEngine
+
+REFUSING = Path(__file__).parents[1] / "pipeline" / "refusing.py"
 
 
 def test_a_sound_machine_is_0(engine: FakeEngine, run: Run, tmp_path: Path) -> None:
@@ -22,6 +27,27 @@ def test_a_sound_machine_is_0(engine: FakeEngine, run: Run, tmp_path: Path) -> N
     assert "duckdb" in found["packages"]["detail"]
     assert {"python", "workspace", "disk", "sandbox", "inbox watch", "terminal"} <= set(found)
     assert "→" not in run("doctor").out.split("workspace")[0].split("packages")[1].split("extra")[0]
+
+
+def test_the_sandbox_is_tried_by_a_worker(tmp_path: Path) -> None:
+    def told(refused: str) -> dict[str, dict[str, str]]:
+        command = [sys.executable, "-m", "studio.cli.main", "--workspace", str(tmp_path), "doctor", "--json"]
+        done = subprocess.run(
+            [sys.executable, str(REFUSING), refused, "--", *command], capture_output=True, text=True, check=False
+        )
+        return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+    found = told("")
+    assert found["sandbox"]["detail"] == "a worker tried to get out and could not"
+    lines = ("network", "files to read", "files to write", "system calls", "processes", "limits")
+    assert [found[f"sandbox: {line}"]["state"] for line in lines] == ["ok"] * 6
+    assert found["sandbox: network"]["detail"] == "none, in a namespace of its own; no sockets"
+    less = told("unshare,landlock_create_ruleset")
+    assert less["sandbox"]["state"] == "note"
+    assert "a worker was able to read a file of yours" in less["sandbox"]["detail"]
+    assert less["sandbox: network"]["detail"] == "no sockets"
+    assert less["sandbox: files to read"]["state"] == "note"
+    assert "Landlock" in less["sandbox: files to read"]["fix"]
 
 
 def test_a_problem_is_1_with_the_way_out(run: Run, tmp_path: Path) -> None:
