@@ -224,7 +224,7 @@ def ended_words(code: int, during: str, settings: WorkerSettings, log: str, doin
     name = _signal_name(-code)
     if -code == signal.SIGALRM:
         return StepFailed(
-            f"{during} ran the model for longer than {settings.first_run_seconds:g} s and was stopped.",
+            f"{during} loaded or ran the model for longer than {settings.first_run_seconds:g} s and was stopped.",
             "Its first load and runs have a clock of their own: a model that never ends would keep others waiting.",
             "If it is only slow, raise workers.first_run_seconds in studio.toml, then retry.",
         )

@@ -108,7 +108,7 @@ def test_files_stay_as_the_user_left_them(studio: RunningEngine) -> None:
 def test_a_model_that_never_ends_is_stopped_and_others_go_on_meanwhile(tmp_path: Path) -> None:
     engine = RunningEngine(tmp_path / "workspace")
     engine.workspace.mkdir()
-    (engine.workspace / "studio.toml").write_text("[serving]\nport = 0\n[workers]\nintake_seconds = 6.0\n")
+    (engine.workspace / "studio.toml").write_text("[serving]\nport = 0\n[workers]\nfirst_run_seconds = 4.0\n")
     engine.start()
     try:
         onnx.save(endless(), engine.inbox / "forever.onnx")
@@ -118,8 +118,8 @@ def test_a_model_that_never_ends_is_stopped_and_others_go_on_meanwhile(tmp_path:
         job = engine.finished_job("forever")
         assert job.state == "failed"
         assert job.problem is not None
-        assert "took longer than 6 s" in job.problem.what
-        assert "intake_seconds" in job.problem.fix
+        assert "longer than 4 s" in job.problem.what
+        assert "first_run_seconds" in job.problem.fix
     finally:
         assert engine.stop() == 0
 

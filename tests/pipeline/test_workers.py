@@ -17,6 +17,8 @@ from studio.core.settings import WorkerSettings
 from studio.pipeline.messages import IntakeTask
 from studio.pipeline.process import spawn_worker, start_worker
 from tests.formats.graphs import linear, save
+from tests.hostile.onnx_attacks import laughs
+from tests.journeys.test_odd_files import endless
 from tests.pipeline.conftest import Runner
 
 MISBEHAVING = """
@@ -167,6 +169,19 @@ async def test_processor_time_is_limited(runner: Runner, odd) -> None:
     runner.settings = WorkerSettings(cpu_seconds=3)
     with pytest.raises(StepFailed, match=r"more than 3 s of processor time.*workers\.cpu_seconds"):
         await runner.intake(odd("spin"))
+
+
+@pytest.mark.parametrize("graph", [endless().SerializeToString(), laughs()], ids=["runs", "loads"])
+async def test_a_model_that_never_ends_has_a_clock_of_its_own(runner: Runner, tmp_path: Path, graph: bytes) -> None:
+    runner.settings = WorkerSettings(first_run_seconds=1)
+    path = tmp_path / "endless.onnx"
+    path.write_bytes(graph)
+    words = r"The step 'converted' loaded or ran the model for longer than 1 s .*workers\.first_run_seconds"
+    with pytest.raises(StepFailed, match=words):
+        await runner.intake(path)
+    # A clock that was stopped stays so: this one takes longer altogether.
+    runner.settings = WorkerSettings(first_run_seconds=0.5)
+    assert (await runner.intake(save(linear(), tmp_path / "linear.onnx"))).format == "onnx"
 
 
 async def test_memory_is_limited(runner: Runner, odd) -> None:
