@@ -99,7 +99,7 @@ def find_inputs(
         tensors = {
             name: _made(name, shapes[name], settings[name], sizes, word, known.get(name))
             if name in said
-            else _taken(known[name], settings.get(name), sizes, shapes.get(name), rows, name in given, wide)
+            else _taken(known[name], settings.get(name), sizes, shapes.get(name), rows, name in given, wide, word)
             for name in names
         }
         try:
@@ -199,6 +199,7 @@ def _taken(
     rows: int,
     given: bool,
     wide: bool,
+    word: str,
 ) -> torch.Tensor:
     """An example that is there: as it is; a few of its rows, where it is the user's samples."""
     if shape and isinstance(shape[0], str):
@@ -207,7 +208,9 @@ def _taken(
         tensor = tensor[:rows]
     if settings is not None and settings.datatype:
         return tensor.to(getattr(torch, DATATYPES[settings.datatype][0]))
-    return tensor.to(torch.float32) if tensor.dtype == torch.float64 or (wide and not given) else tensor
+    if given or word == "FP64":
+        return tensor
+    return tensor.to(torch.float32) if wide or tensor.dtype == torch.float64 else tensor
 
 
 def _read_samples(path: Path | None, asked: Asked) -> Tensors:
