@@ -9,6 +9,7 @@ pax, ATTACKS such as CVE-2023-5245 (zip slip) and CVE-2025-8194 (negative sizes 
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -284,8 +285,10 @@ def _in_words(name: str) -> Iterator[None]:
             "Pack it again as an ordinary .zip or .tar.gz.",
         ) from error
     except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # a full disk, not the archive: bz2 and gzip raise theirs without a number
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            # A full disk, not the archive: bz2 and gzip raise theirs without a number, and a place before the
+            # beginning of the file, where a damaged zip sends its reader, is invalid.
+            raise
         raise InvalidInput(
             f"The archive '{name}' is damaged or cut short.",
             f"{str(error).strip()[:300] or type(error).__name__}.",
