@@ -14,7 +14,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "lab": _BASE,
     "torch": (*_BASE, *_TORCH),
     "keras": (*_BASE, "keras", *_TORCH),
-    "sklearn": (*_BASE, "sklearn", "joblib", "skl2onnx", "skops.io"),
+    "sklearn": (*_BASE, "skl2onnx", "studio.formats._sklearn_convert", "studio.formats._skops"),
     "boosters": (*_BASE, "xgboost", "lightgbm", "onnxmltools"),
     "catboost": (*_BASE, "catboost"),
 }
