@@ -161,19 +161,19 @@ def _notes(loaded: Loaded) -> tuple[str, ...]:
 def _skops(path: Path, kit: Kit) -> Loaded:
     check_size(path)
     try:
-        import skops.io
+        from studio.formats import _skops as library
     except ModuleNotFoundError as error:
         raise NeedsExtra(f"'{path.name}' is a skops file.", "sklearn") from error
     plain = {str(name) for name in CALLED if name.module.startswith("sklearn.")}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in plain]
+            unknown = [name for name in library.get_untrusted_types(file=path) if name not in plain]
             if unknown:
                 named = tuple(map(shown, unknown))
                 _check_loadable(path, [name.rpartition(".")[0] or name for name in unknown], "")
                 kit.trust((code_file(path, named),), _why(named))
-            model = skops.io.load(path, trusted=[*sorted(plain), *unknown])
+            model = library.load(path, trusted=[*sorted(plain), *unknown])
         except (StudioError, MemoryError, RecursionError):
             raise
         except (zipfile.BadZipFile, zlib.error, json.JSONDecodeError, EOFError) as error:

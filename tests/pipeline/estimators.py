@@ -130,9 +130,9 @@ class Tried:
 
 def save(model: Any, path: Path, saved: str = "pickle") -> Path:
     if saved == "skops":
-        import skops.io
+        import studio.formats._skops  # without PyTorch, which takes seconds
 
-        skops.io.dump(model, path)
+        studio.formats._skops.skops.io.dump(model, path)
     elif saved.startswith("joblib"):
         kind = saved.partition(", ")[2]
         joblib.dump(model, path, compress=(kind, 3) if kind else 0)

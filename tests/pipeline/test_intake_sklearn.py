@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 
 from studio.pipeline.messages import IntakeResult
 from tests.pipeline import estimators
+from tests.pipeline.conftest import Runner
 from tests.pipeline.estimators import ESTIMATORS, Tried
-from tests.pipeline.inprocess import answers, take_in, timed
+from tests.pipeline.inprocess import answers, take_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -64,11 +66,15 @@ def check(result: IntakeResult, model: Any, tried: Tried) -> None:
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_an_estimator_answers_as_it_did(name: str, tmp_path: Path, format_row: Callable[..., None]) -> None:
+async def test_an_estimator_answers_as_it_did(
+    name: str, runner: Runner, tmp_path: Path, format_row: Callable[..., None]
+) -> None:
     tried = ESTIMATORS[name]
     model = tried.fitted()
     path = estimators.save(model, tmp_path / "model.dat", tried.saved)
-    result, seconds = timed(lambda: take_in(path))
+    started = time.perf_counter()
+    result = await runner.intake(path)
+    seconds = time.perf_counter() - started
     assert result.format == "scikit-learn"
     assert all(spec.shape[0] == "batch" for spec in (*result.signature.inputs, *result.signature.outputs))
     assert result.signature.batchable
