@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from studio.formats.foreign import ONNX_FIX as _ONNX_FIX
@@ -68,7 +69,7 @@ def is_plain_archive(path: Path) -> bool:
     return names is None or _whole(names) is None
 
 
-_MAGIC = (
+_MAGIC: tuple[tuple[Callable[[bytes], bool], Known], ...] = (
     (lambda b: b[:8] == b"\x89HDF\r\n\x1a\n", Known("an HDF5 file without a Keras model", "Drop a model file.")),
     (
         lambda b: b[:6] in (b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c") or b[:4] == b"\x28\xb5\x2f\xfd",
