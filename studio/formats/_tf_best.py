@@ -9,7 +9,7 @@ from typing import Any
 
 from studio.core.errors import Refused, StudioError
 from studio.formats._exported import agree, write_model
-from studio.formats.base import Case, Feed, Kit
+from studio.formats.base import Case, Feed, Kit, answered
 
 Run = Callable[[Feed], Feed]
 
@@ -59,7 +59,7 @@ def _made(offer: Callable[[], Any], place: int, run: Run, out_dir: Path, kit: Ki
     failure: StudioError | None = None
     for runs in kit.runs(signature):
         try:
-            return Best(graph, weights, tuple(Case(inputs=feed, outputs=run(feed)) for feed in runs), place)
+            return Best(graph, weights, answered(kit, run, runs), place)
         except StudioError as error:
             failure = error
     raise failure or Refused("There are no inputs to run the model on.")

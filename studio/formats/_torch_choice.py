@@ -22,7 +22,7 @@ from studio.formats._exported import agree, declare, leave_out_traces, write_mod
 from studio.formats._torch_exporters import FusedKernels, Made, capture, trace
 from studio.formats._torch_model import Flat, Free, TorchModel
 from studio.formats._torch_sizes import other_sizes
-from studio.formats.base import Case, Converted, Feed, Kit
+from studio.formats.base import Case, Converted, Feed, Kit, answered
 from studio.formats.torch_common import tools
 
 _CLEAR = 1.1  # times this near each other are the same, on a machine that does other things as well
@@ -82,7 +82,7 @@ def _lower(text: str) -> str:
 def _convert(model: TorchModel, out_dir: Path, kit: Kit, origin: Origin, more_tools: Sequence[str]) -> Converted:
     kit.report(0.4, "running the original")
     cases = _cases(model, kit)
-    others = tuple(_case(model, model.feed(model.resized(sizes))) for sizes in other_sizes(model))
+    others = answered(kit, model.run, tuple(model.feed(model.resized(sizes)) for sizes in other_sizes(model)))
     made, notes = _best(model, out_dir, kit, (*cases, *others))
     inputs = {spec.name: spec.shape for spec in model.signature().inputs}
     declare(made.model, inputs, output_shapes(model, (*cases, *others)))
@@ -102,14 +102,10 @@ def _cases(model: TorchModel, kit: Kit) -> tuple[Case, ...]:
     failure: StudioError | None = None
     for runs in kit.runs(model.signature(), model.ranges()):
         try:
-            return tuple(_case(model, feed) for feed in runs)
+            return answered(kit, model.run, runs)
         except StudioError as error:
             failure = failure or error
     raise failure or Refused("There are no inputs to run the model on.")
-
-
-def _case(model: TorchModel, feed: Feed) -> Case:
-    return Case(inputs=feed, outputs=model.run(feed))
 
 
 def _best(model: TorchModel, out_dir: Path, kit: Kit, cases: tuple[Case, ...]) -> tuple[Made, tuple[str, ...]]:

@@ -6,7 +6,8 @@ attributes and methods of `Format`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -154,6 +155,18 @@ class Kit(Protocol):
 
     def run(self, graph: Path, runs: tuple[Feed, ...], optimised: bool = True) -> list[Feed]:
         """Outputs of an ONNX file for each run. Raises StepFailed when one fails."""
+
+    def clock(self) -> AbstractContextManager[None]:
+        """Around one run of a source that may have loops: what never ends is ended, and the user told."""
+
+
+def answered(kit: Kit, run: Callable[[Feed], Feed], runs: tuple[Feed, ...]) -> tuple[Case, ...]:
+    """What a source answers to each of `runs`, every one under the kit's clock. Raises what `run` raises."""
+    cases = []
+    for feed in runs:
+        with kit.clock():
+            cases.append(Case(inputs=feed, outputs=run(feed)))
+    return tuple(cases)
 
 
 @runtime_checkable

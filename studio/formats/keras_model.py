@@ -17,7 +17,7 @@ from typing import Any
 
 from studio.core.errors import InvalidInput, NeedsExtra, NeedsSettings, Refused, StepFailed, StudioError
 from studio.core.tensors import DATATYPES, TensorSpec
-from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition
+from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition, answered
 from studio.formats.keras_config import modernise, without_training
 from studio.formats.keras_screen import (
     CONFIG,
@@ -358,7 +358,7 @@ def _attempt(program: Any, shapes: Shapes, dynamo: bool, out_dir: Path, kit: Kit
     failure: StudioError | None = None
     for runs in kit.runs(signature, program.ranges()):
         try:
-            cases = tuple(Case(inputs=feed, outputs=program.run(feed)) for feed in runs)
+            cases = answered(kit, program.run, runs)
         except StudioError as error:
             failure = error
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput, NeedsTrust, Refused, StudioError
-from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition
+from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition, answered
 from studio.formats.pt2_screen import compiled
 from studio.formats.sniff import zip_names
 from studio.formats.torch_common import OPSET, import_torch, loading, tools
@@ -111,7 +111,7 @@ def _made(exported: Any, original: Any, out_dir: Path, kit: Kit) -> _Made:
     failure: StudioError | None = None
     for runs in kit.runs(model.signature(), model.ranges()):
         try:
-            return _Made(proto, graph, model, tuple(Case(inputs=feed, outputs=model.run(feed)) for feed in runs))
+            return _Made(proto, graph, model, answered(kit, model.run, runs))
         except StudioError as error:
             failure = error
     raise failure or Refused("There are no inputs to run the model on.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from studio.core.errors import Cancelled, InvalidInput, Refused, StepFailed
 from studio.core.settings import WorkerSettings
@@ -182,6 +183,22 @@ async def test_a_model_that_never_ends_has_a_clock_of_its_own(runner: Runner, tm
     # A clock that was stopped stays so: this one takes longer altogether.
     runner.settings = WorkerSettings(first_run_seconds=0.5)
     assert (await runner.intake(save(linear(), tmp_path / "linear.onnx"))).format == "onnx"
+
+
+class Endless(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while bool(x.sum() < 1e30):
+            x = x * 1.0
+        return x
+
+
+async def test_a_source_that_never_ends_is_stopped_too(runner: Runner, tmp_path: Path) -> None:
+    runner.settings = WorkerSettings(first_run_seconds=2)
+    path = tmp_path / "endless.pt"
+    torch.jit.script(Endless()).save(path)
+    (tmp_path / "endless.toml").write_text('[inputs.x]\nshape = ["batch", 3]\ndatatype = "FP32"\n')
+    with pytest.raises(StepFailed, match="for longer than 2 s"):
+        await runner.intake(path, tmp_path / "endless.toml")
 
 
 async def test_memory_is_limited(runner: Runner, odd) -> None:
