@@ -25,6 +25,7 @@ from studio.core.errors import Refused, StepFailed, StudioError
 from studio.formats._exported import BATCH, declare, free_names, leave_out_traces, rename
 from studio.formats._keras_operators import as_operators
 from studio.formats.base import Feed
+from studio.formats.clock import running
 from studio.formats.onnx_files import INLINE_LIMIT
 
 OPSET = 20
@@ -196,7 +197,8 @@ class KerasProgram:
         return {name: one.detach().cpu().numpy() for name, one in zip(self.outputs, answer, strict=True)}
 
     def _call(self, tensors: Sequence[Any]) -> Any:
-        return self._model(tree.pack_sequence_as(self._structure, list(tensors)), training=False)
+        with running():
+            return self._model(tree.pack_sequence_as(self._structure, list(tensors)), training=False)
 
     def to_onnx(self, shapes: Sequence[Shape], dynamo: bool, scratch: Path) -> Any:
         """An onnx.ModelProto that takes inputs of these shapes, None = free. Raises Refused where it can not.

@@ -59,7 +59,7 @@ def _made(offer: Callable[[], Any], place: int, run: Run, out_dir: Path, kit: Ki
     failure: StudioError | None = None
     for runs in kit.runs(signature):
         try:
-            return Best(graph, weights, answered(kit, run, runs), place)
+            return Best(graph, weights, answered(run, runs), place)
         except StudioError as error:
             failure = error
     raise failure or Refused("There are no inputs to run the model on.")

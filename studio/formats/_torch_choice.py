@@ -82,7 +82,7 @@ def _lower(text: str) -> str:
 def _convert(model: TorchModel, out_dir: Path, kit: Kit, origin: Origin, more_tools: Sequence[str]) -> Converted:
     kit.report(0.4, "running the original")
     cases = _cases(model, kit)
-    others = answered(kit, model.run, tuple(model.feed(model.resized(sizes)) for sizes in other_sizes(model)))
+    others = answered(model.run, tuple(model.feed(model.resized(sizes)) for sizes in other_sizes(model)))
     made, notes = _best(model, out_dir, kit, (*cases, *others))
     inputs = {spec.name: spec.shape for spec in model.signature().inputs}
     declare(made.model, inputs, output_shapes(model, (*cases, *others)))
@@ -102,7 +102,7 @@ def _cases(model: TorchModel, kit: Kit) -> tuple[Case, ...]:
     failure: StudioError | None = None
     for runs in kit.runs(model.signature(), model.ranges()):
         try:
-            return answered(kit, model.run, runs)
+            return answered(model.run, runs)
         except StudioError as error:
             failure = failure or error
     raise failure or Refused("There are no inputs to run the model on.")

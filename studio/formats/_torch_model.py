@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from studio.core.errors import Refused, StepFailed, StudioError
 from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
+from studio.formats.clock import running
 from studio.formats.torch_common import said
 
 # Transformers on their plain path: the fast one has no form in ONNX, and answers padded positions differently.
@@ -143,7 +144,7 @@ def of_module(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], real: 
 def answer_of(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a module gives. Raises StepFailed with what PyTorch, or the user's own code, says."""
     try:
-        with torch.no_grad():
+        with running(), torch.no_grad():
             return module(*args, **kwargs)
     except (StudioError, MemoryError):
         raise

@@ -7,7 +7,6 @@ attributes and methods of `Format`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from studio.core.errors import CodeFile, InvalidInput
 from studio.core.tensors import Signature
+from studio.formats.clock import running
 from studio.formats.settings_file import ModelSettings
 
 Array = npt.NDArray[Any]
@@ -156,15 +156,12 @@ class Kit(Protocol):
     def run(self, graph: Path, runs: tuple[Feed, ...], optimised: bool = True) -> list[Feed]:
         """Outputs of an ONNX file for each run. Raises StepFailed when one fails."""
 
-    def clock(self) -> AbstractContextManager[None]:
-        """Around one run of a source that may have loops: what never ends is ended, and the user told."""
 
-
-def answered(kit: Kit, run: Callable[[Feed], Feed], runs: tuple[Feed, ...]) -> tuple[Case, ...]:
-    """What a source answers to each of `runs`, every one under the kit's clock. Raises what `run` raises."""
+def answered(run: Callable[[Feed], Feed], runs: tuple[Feed, ...]) -> tuple[Case, ...]:
+    """What a source answers to each of `runs`, every one with a clock of its own. Raises what `run` raises."""
     cases = []
     for feed in runs:
-        with kit.clock():
+        with running():
             cases.append(Case(inputs=feed, outputs=run(feed)))
     return tuple(cases)
 

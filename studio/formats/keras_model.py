@@ -358,7 +358,7 @@ def _attempt(program: Any, shapes: Shapes, dynamo: bool, out_dir: Path, kit: Kit
     failure: StudioError | None = None
     for runs in kit.runs(signature, program.ranges()):
         try:
-            cases = answered(kit, program.run, runs)
+            cases = answered(program.run, runs)
         except StudioError as error:
             failure = error
             continue

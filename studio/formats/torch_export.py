@@ -111,7 +111,7 @@ def _made(exported: Any, original: Any, out_dir: Path, kit: Kit) -> _Made:
     failure: StudioError | None = None
     for runs in kit.runs(model.signature(), model.ranges()):
         try:
-            return _Made(proto, graph, model, answered(kit, model.run, runs))
+            return _Made(proto, graph, model, answered(model.run, runs))
         except StudioError as error:
             failure = error
     raise failure or Refused("There are no inputs to run the model on.")

@@ -7,7 +7,6 @@ configuration says of inputs and classes. Where the graph says otherwise, the gr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -238,9 +237,6 @@ class _TritonKit:
         if not self._samples:
             signature = replace(signature, inputs=tuple(self._sized(spec) for spec in signature.inputs))
         return self._kit.runs(signature, ranges)
-
-    def clock(self) -> AbstractContextManager[None]:
-        return self._kit.clock()
 
     def _sized(self, spec: TensorSpec) -> TensorSpec:
         """Free sizes but the leading one as the configuration has them, where it fits."""

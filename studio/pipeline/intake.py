@@ -16,6 +16,7 @@ from studio.core.ort_format import HEAD, is_ort
 from studio.core.settings import GateSettings
 from studio.core.tensors import Signature, TensorSpec
 from studio.formats.base import Case, Converted
+from studio.formats.clock import limit_runs
 from studio.formats.onnx_files import parse
 from studio.formats.settings_file import ModelSettings, read_settings
 from studio.formats.sniff import head
@@ -58,6 +59,7 @@ def opened(task: IntakeTask, report: Progress) -> Opened:
     """What the arrival of a task is, unpacked where it came in an archive. Raises StudioError."""
     out = Path(task.out)
     out.mkdir(parents=True, exist_ok=True)
+    limit_runs(task.first_run_seconds)
     report("recognised", None, "looking at the files")
     paths = tuple(Path(path) for path in task.files)
     found = open_arrival(paths, task.stem, out.parent, lambda detail: report("recognised", None, detail))
@@ -76,7 +78,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     def converting(progress: float | None, detail: str) -> None:
         report("converted", progress, detail)
 
-    kit = WorkKit(files.samples, settings, converting, task.threads, task.trusted, task.first_run_seconds)
+    kit = WorkKit(files.samples, settings, converting, task.threads, task.trusted)
     converted = found.format.convert(files, recognition, out, kit)
     _check_inside(converted, out)
     converted = facts.named(converted, settings, kit.signature)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from studio.core.errors import CodeFile, NeedsTrust
 from studio.core.manifest import InputsKind
 from studio.core.tensors import Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
+from studio.formats.clock import running
 from studio.formats.settings_file import ModelSettings
-from studio.pipeline.clock import clock
 from studio.pipeline.facts import check_inputs
 from studio.verify.inputs import (
     LABELS,
@@ -65,11 +64,9 @@ class WorkKit:
         report: Callable[[float | None, str], None],
         threads: int = 1,
         trusted: tuple[str, ...] = (),
-        first_run_seconds: float = 0.0,
     ) -> None:
         self._samples, self._settings, self._report = samples, settings, report
         self._threads, self._trusted = threads, frozenset(trusted)
-        self._first_run_seconds = first_run_seconds
         self._ranges = {name: one.range for name, one in settings.inputs.items() if one.range is not None}
         self._attempt: Attempt | None = None
         self._signatures: dict[Path, Signature] = {}
@@ -90,9 +87,6 @@ class WorkKit:
     def report(self, progress: float | None, detail: str) -> None:
         self._report(progress, detail)
 
-    def clock(self) -> AbstractContextManager[None]:
-        return clock(self._first_run_seconds)
-
     def signature(self, graph: Path) -> Signature:
         return signature_of(self.session(graph, optimised=False))
 
@@ -102,12 +96,12 @@ class WorkKit:
 
     def session(self, graph: Path, optimised: bool = True) -> Session:
         """A session; a graph that loads for ever ends this process."""
-        with self.clock():
+        with running():
             return open_session(graph, self._threads, optimised)
 
     def run_once(self, session: Session, feed: Feed) -> Feed:
         """All outputs by name; a run that never ends ends this process."""
-        with self.clock():
+        with running():
             return run(session, feed)
 
     def runs(self, signature: Signature, ranges: Ranges | None = None) -> Iterator[tuple[Feed, ...]]:
