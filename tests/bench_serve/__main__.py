@@ -52,7 +52,7 @@ def _run(given: argparse.Namespace, chosen: list[contenders.Peer]) -> None:
         for model_name in given.models.split(","):
             model = models.make(model_name, folder)
             counts = tuple(n for n in at_once if n <= 16) if model_name == "mobile" else at_once
-            rounds.measure(model, chosen, counts, given.rounds, given.seconds, folder, results, _say)
+            rounds.measure(model, chosen, counts, given.rounds, given.seconds, given.tries, folder, results, _say)
         if given.extras:
             _say("Studio alone: large bodies, swaps, start, memory, access log")
             found = extras.measure(models.make("tiny", folder), folder, given.rounds, given.seconds)
@@ -74,14 +74,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--at-once", default="1,16,64", help="connections")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=1, help="of one measurement")
+    parser.add_argument(
+        "--tries", type=int, default=2, help="of one measurement that other work on the machine disturbs"
+    )
     parser.add_argument("--below", type=float, default=1e9, help="wait for a load average below this first")
     parser.add_argument("--patience", type=float, default=600, help="seconds to wait for that")
     parser.add_argument(
-        "--no-install", dest="install", action="store_false", help="take the environments that there are"
+        "--no-install", dest="install", action="store_false", help="use the environments that are there"
     )
-    parser.add_argument(
-        "--no-extras", dest="extras", action="store_false", help="leave out what only Studio is asked for"
-    )
+    parser.add_argument("--no-extras", dest="extras", action="store_false", help="measure no more than the servers")
     parser.add_argument("--no-write", dest="write", action="store_false", help="print the tables, leave the page alone")
     return parser.parse_args()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench_serve.trees import Tree
+from tests.bench_serve.trees import Tree, machine_seconds
 
 _LUA = """
 local file = io.open("{body}", "rb")
@@ -39,13 +40,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. `cpu_us`: of all processes of the server, a request. Times are in microseconds."""
+    """One measurement. `cpu_us`: of all processes of the server, a request. Times are in microseconds.
+
+    `others` is the share of all cores that other processes of the machine took meanwhile.
+    """
 
     rate: float
     cpu_us: float
     p50_us: float
     p99_us: float
     failed: int
+    others: float
 
 
 def check_tools() -> None:
@@ -79,11 +84,10 @@ def write_script(request: Request, folder: Path, name: str) -> Path:
 def over_http(tree: Tree, url: str, script: Path, connections: int, seconds: int) -> Sample:
     """One run of wrk, with as many connections, each sending its next request when it has its answer."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
-    before = tree.cpu_seconds()
+    watch = _Watch(tree)
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
-    cpu = tree.cpu_seconds() - before
     said = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
-    return _sample(said, said["us"] / 1e6, cpu)
+    return watch.sample(said, said["us"] / 1e6)
 
 
 class Process:
@@ -104,11 +108,11 @@ class Process:
     def load(self, server: Tree, at_once: int, seconds: float) -> Sample:
         """`server` is whose CPU time counts."""
         assert self._process.stdin is not None
-        before = server.cpu_seconds()
+        watch = _Watch(server, self.tree)
         self._process.stdin.write(f"{at_once} {seconds}\n")
         self._process.stdin.flush()
         said = self._line()
-        return _sample(said, said["seconds"], server.cpu_seconds() - before)
+        return watch.sample(said, said["seconds"])
 
     def _line(self) -> dict[str, float]:
         assert self._process.stdout is not None
@@ -122,12 +126,25 @@ class Process:
         self.tree.end()
 
 
-def _sample(said: dict[str, float], seconds: float, cpu_seconds: float) -> Sample:
-    done = said["requests"]
-    return Sample(
-        rate=done / seconds,
-        cpu_us=1e6 * cpu_seconds / done if done else float("nan"),
-        p50_us=said["p50"],
-        p99_us=said["p99"],
-        failed=int(said.get("failed", 0)),
-    )
+class _Watch:
+    """CPU time since it was made: of the server, of this benchmark, of everything else."""
+
+    def __init__(self, server: Tree, client: Tree | None = None) -> None:
+        self._server, self._client = server, client
+        self._before = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        client = self._client.cpu_seconds() if self._client is not None and self._client is not self._server else 0.0
+        return self._server.cpu_seconds(), client + sum(os.times()[:4]), machine_seconds()
+
+    def sample(self, said: dict[str, float], seconds: float) -> Sample:
+        server, ours, machine = (now - before for now, before in zip(self._now(), self._before, strict=True))
+        done = said["requests"]
+        return Sample(
+            rate=done / seconds,
+            cpu_us=1e6 * server / done if done else float("nan"),
+            p50_us=said["p50"],
+            p99_us=said["p99"],
+            failed=int(said.get("failed", 0)),
+            others=max(machine - server - ours, 0.0) / seconds / (os.cpu_count() or 1),
+        )

@@ -52,9 +52,11 @@ def _circumstances(results: Results, how: str) -> str:
     day = datetime.now(UTC).date().isoformat()
     python, runtime = platform.python_version(), onnxruntime.__version__
     loads = "; ".join(results.loads)
+    median, worst = (f"{100 * share:.0f} %" for share in results.others())
     return (
         f"{day}, {os.cpu_count()} cores ({_processor()}), {platform.system()}, Python {python}, "
-        f"ONNX Runtime {runtime}, {how}. Load averages (1, 5, 15 minutes) before each round: {loads}."
+        f"ONNX Runtime {runtime}, {how}. Other work took {median} of the cores (median of all measurements; "
+        f"worst {worst}); load averages (1, 5, 15 minutes) before each round: {loads}."
     )
 
 

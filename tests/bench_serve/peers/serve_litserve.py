@@ -13,7 +13,7 @@ class Inference(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.model = session()
 
-    def decode_request(self, request: dict[str, Any]) -> Any:
+    def decode_request(self, request):  # a type here would become the schema of a body model
         return rows_of(request)
 
     def predict(self, x: Any) -> Any:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import numpy as np
-from onnx_model import BATCH, HOST, PORT, WAIT_MS, run, session
+from onnx_model import BATCH, HOST, PORT, WAIT_MS, WORKERS, run, session
 from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     with Triton(config=config) as triton:
         triton.bind(
             model_name="m",
-            infer_func=infer,
+            infer_func=[infer] * WORKERS,
             inputs=[Tensor(name="x", dtype=np.float32, shape=shapes[0])],
             outputs=[Tensor(name="y", dtype=np.float32, shape=shapes[1])],
             config=ModelConfig(
