@@ -23,7 +23,7 @@ Change = Callable[[Any], Any]
 
 def adapted(model: Any, columns: Sequence[Column], alone: bool, doubles: bool) -> Any:
     """The copy. `alone`: each used column is an input of its own. `doubles`: inputs are 64-bit floats."""
-    made = without_target(copy.deepcopy(model))
+    made = without_target(copy.deepcopy(model, _shared(model)))
     made = _Rewriting(_change(doubles)).of(made)
     if alone:
         kept = {column.place: place for place, column in enumerate(column for column in columns if column.used)}
@@ -51,6 +51,12 @@ def _leading(model: Any) -> Any:
     while hasattr(model, "steps"):
         model = next((step for _, step in model.steps if step is not None and not isinstance(step, str)), None)
     return model
+
+
+def _shared(model: Any) -> dict[int, Any]:
+    """A memo for deepcopy that leaves arrays of numbers as they are: nothing here changes one."""
+    values = [value for one in estimators_in(model) for value in getattr(one, "__dict__", {}).values()]
+    return {id(value): value for value in values if isinstance(value, np.ndarray) and value.dtype != object}
 
 
 def settle(model: Any) -> Any:

@@ -154,7 +154,7 @@ class _Unpickler(_Python):  # type: ignore[misc]
         made = self.stack[-1]
         if isinstance(made, _RawArray):
             self.stack[-1] = made.read(self)
-        elif type(made).__module__.startswith(("scipy.sparse.", "sklearn.tree._tree")):
+        else:
             _check_places(made)
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -173,15 +173,43 @@ def _new_names(module: str, name: str, proto: int) -> tuple[str, str]:
 
 def _check_places(made: Any) -> None:
     """Raises ValueError when places in an array, which compiled code follows blindly, lead out of it."""
-    if type(made).__module__.startswith("scipy.sparse."):
+    module, kind = type(made).__module__, type(made).__name__
+    if module.startswith("scipy.sparse."):
         made.check_format(full_check=True)
-        return
-    count = made.node_count
-    for children in (made.children_left, made.children_right):
-        # -1 ends a branch; a child stands behind its parent, which also rules out circles.
-        inside = (children == -1) | ((children > np.arange(count)) & (children < count))
-        if not inside.all():
+    elif (module, kind) == ("sklearn.tree._tree", "Tree"):
+        inner = made.children_left != -1
+        _check_branches(inner, made.children_left, made.children_right)
+        if not ((made.feature[inner] >= 0) & (made.feature[inner] < made.n_features)).all():
+            raise ValueError("a tree in it asks for a column that is not there")
+    elif kind == "TreePredictor":
+        nodes = made.nodes
+        inner = nodes["is_leaf"] == 0
+        _check_branches(inner, nodes["left"].astype(np.int64), nodes["right"].astype(np.int64))
+        sets = nodes["bitset_idx"][inner & (nodes["is_categorical"] != 0)]
+        if (nodes["feature_idx"][inner] < 0).any() or (sets >= len(made.raw_left_cat_bitsets)).any():
+            raise ValueError("a tree in it asks for a column that is not there")
+    elif module in ("sklearn.neighbors._kd_tree", "sklearn.neighbors._ball_tree"):
+        _check_neighbours(*made.get_arrays())
+
+
+def _check_branches(inner: Any, left: Any, right: Any) -> None:
+    """Children stand behind their parent, which also rules out circles."""
+    count = np.arange(len(inner))
+    for children in (left, right):
+        if not ((children > count) & (children < len(inner)))[inner].all():
             raise ValueError("a tree in it has a branch that leads nowhere")
-    inner = made.children_left != -1
-    if not ((made.feature[inner] >= 0) & (made.feature[inner] < made.n_features)).all():
-        raise ValueError("a tree in it asks for a column that is not there")
+
+
+def _check_neighbours(data: Any, index: Any, nodes: Any, bounds: Any) -> None:
+    """A tree over rows: node i has the children 2i + 1 and 2i + 2. Source: sklearn/neighbors/_binary_tree.pxi."""
+    count, places = len(data), np.arange(len(nodes))
+    whole = (
+        len(index) == count
+        and ((index >= 0) & (index < count)).all()
+        and ((nodes["idx_start"] >= 0) & (nodes["idx_end"] <= count)).all()
+        and (nodes["idx_start"] <= nodes["idx_end"]).all()
+        and (2 * places[nodes["is_leaf"] == 0] + 2 < len(nodes)).all()
+        and bounds.shape[1:] == (len(nodes), data.shape[1])
+    )
+    if not whole:
+        raise ValueError("a tree of neighbours in it leads to rows that are not there")

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.pipeline import Pipeline
 
-from studio.core.errors import Refused
+from studio.core.errors import InvalidInput, Refused
 from studio.formats import _trees
 from studio.formats._boosters import INPUT, LABEL, thresholds
 from studio.formats._sklearn_adapt import last, rounded_down
@@ -108,8 +108,11 @@ def _hist(final: Any) -> Ensemble:
         head = "binary" if outputs == 1 else "classes"
     elif link == "LogLink":
         head = "exp"
+    features = int(final._bin_mapper.n_bins_non_missing_.shape[0])
+    if any((tree.feature[tree.left >= 0] >= features).any() for tree in trees):
+        raise InvalidInput(f"This {type(final).__name__} is damaged: a tree asks for a column that is not there.")
     return Ensemble(
-        features=int(final._bin_mapper.n_bins_non_missing_.shape[0]),
+        features=features,
         outputs=outputs,
         trees=tuple(trees),
         base=np.ravel(final._baseline_prediction).astype(np.float64),

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from studio.core.errors import InvalidInput, Refused
 
 _PIECE = 256 * 1024
-_DICTIONARY = 1 << 30  # an LZMA header may ask for a window of 4 GB
+_DICTIONARY = 256 << 20  # an LZMA header may ask for a window of 4 GB; the largest preset takes 64 MB
 MOST_BYTES = 8 << 30
 MOST_RATIO = 300
 _ALWAYS = 256 << 20  # below this, any ratio is fine
