@@ -15,6 +15,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
+import onnx
 import tensorflow as tf
 from tf2onnx import tf_loader
 from tf2onnx.convert import _convert_common
@@ -107,8 +108,7 @@ class TfProgram:
         _check_nodes(path, nodes, sent, wanted)
         for name in sent:
             if name in shapes:
-                sizes = [-1 if size is None else size for size in shapes[name]]
-                nodes[name].attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
+                nodes[name].attr["shape"].shape.CopyFrom(tf.TensorShape(shapes[name]).as_proto())
         wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
         inputs = {name: wrapped.graph.get_tensor_by_name(f"{name}:0") for name in sent}
         outputs = {
@@ -189,6 +189,13 @@ def finish(
         raise Refused(
             f"The model never reads {', '.join(map(repr, lost))}, and the converter dropped it.",
             fix="Save it again with a function that takes only what it reads.",
+        )
+    foreign = sorted({node.op_type for node in model.graph.node if not node.domain and not onnx.defs.has(node.op_type)})
+    if foreign:
+        raise Refused(
+            f"The model has operations that ONNX has no form for: {', '.join(foreign)[:300]}.",
+            "tf2onnx left them as they were.",
+            "Leave that part out of the model (text is best split before it), and save it again.",
         )
     rename(model, {**{own: name for name, own in sent.items()}, **{own: name for name, (own, _) in answered.items()}})
     known = [one for one in inputs if one.shape is not None]

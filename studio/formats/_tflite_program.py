@@ -17,10 +17,11 @@ from tf2onnx.convert import _convert_common
 from studio.core.errors import Refused, StepFailed
 from studio.formats._exported import agree
 from studio.formats._tf_program import Input, Shape, finish, first_line, not_converted
+from studio.formats._tflite_weights import compute_in_floats, custom_operations, with_plain_weights
 from studio.formats.base import Array, Case, Feed
 
 _STEPS = 2.0  # how many steps of its own rounding a quantised answer may be off: kernels round halves differently
-_KERNELS = 2.0  # the same for models whose kernels round as they go, in units of how far those are from each other
+_USUAL = 1e-3  # of an output's scale: the usual gate, on top of how far a model's own rounding moves its answers
 # Operations beyond the standard ones that run inside the interpreter and stay inside the graph.
 _HARMLESS = frozenset({"TFLite_Detection_PostProcess"})
 _WHOLE = (np.int8, np.uint8, np.int16)
@@ -28,10 +29,12 @@ _WHOLE = (np.int8, np.uint8, np.int16)
 
 @dataclass
 class TfLiteProgram:
-    """The interpreter with the names that people see. `answers`: places of outputs; `rounding`: their steps."""
+    """The interpreter with the names that people see. `places`, `outputs`: where its tensors are. `rounding`: the steps
+    that outputs are multiples of; `unrounded`: the same model with plain weights, where weights alone are quantised.
+    """
 
     interpreter: Any
-    plain: Any
+    unrounded: Any
     inputs: tuple[Input, ...]
     places: tuple[int, ...]
     outputs: dict[str, int]
@@ -44,7 +47,7 @@ class TfLiteProgram:
     def load(cls, path: Path, threads: int) -> TfLiteProgram:
         """Raises Refused for operations of one's own, and whatever TensorFlow raises."""
         content = path.read_bytes()
-        foreign = sorted(set(_custom_operations(content)) - _HARMLESS)
+        foreign = sorted(set(custom_operations(content)) - _HARMLESS)
         if foreign:
             raise Refused(
                 f"'{path.name}' has operations that are no part of TensorFlow Lite: {', '.join(foreign)[:300]}.",
@@ -52,15 +55,14 @@ class TfLiteProgram:
                 "Convert it again with TFLITE_BUILTINS alone, or drop the SavedModel that it was made from.",
             )
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=threads)
-        resolver = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        plain = tf.lite.Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
+        plain = with_plain_weights(content)
         sent, answered = interpreter.get_input_details(), interpreter.get_output_details()
         seen_in, seen_out = _seen_names(interpreter, sent, answered)
         shapes = [_shape(one) for one in answered]
         types = {one["dtype"] for one in interpreter.get_tensor_details()}
         return cls(
             interpreter=interpreter,
-            plain=plain,
+            unrounded=tf.lite.Interpreter(model_content=plain, num_threads=threads) if plain else None,
             inputs=tuple(
                 Input(name, _shape(one), np.dtype(one["dtype"]).name) for name, one in zip(seen_in, sent, strict=True)
             ),
@@ -112,27 +114,30 @@ class TfLiteProgram:
             name: (own, _freed(shape) if free and shape is not None else shape)
             for name, (own, shape) in self.answered.items()
         }
-        _leave_out_rounding(model)
+        compute_in_floats(model)
         finish(model, inputs, self.sent, answered)
         return model
 
     def tolerances(self, cases: Sequence[Case]) -> dict[str, float]:
         """By output, how far off an answer may be because of how the model rounds. Empty for models of floats.
 
-        An answer that is rounded to steps may be two of them off. Where only weights are whole numbers, TensorFlow
-        Lite rounds what flows between the layers as it runs; then its own two sets of kernels are compared.
+        An answer that is rounded to steps may be two of them off. Where weights alone are whole numbers, TensorFlow
+        Lite also rounds what flows between the layers: an answer may be as far off as that moves it, and by the usual
+        gate more.
         """
-        if not self.quantised:
-            return {}
         found = {name: _STEPS * step for name, step in self.rounding.items() if step}
-        others = [name for name in self.outputs if name not in found]
-        if others:
-            spread = dict.fromkeys(others, 0.0)
-            for case in cases:
-                again = self._run(self.plain, case.inputs)
-                for name in others:
-                    spread[name] = max(spread[name], _apart(case.outputs[name], again[name]))
-            found |= {name: _KERNELS * apart for name, apart in spread.items() if apart}
+        for name, moved in self._moved(cases).items():
+            scale = max(float(np.abs(case.outputs[name].astype(np.float64)).max(initial=0.0)) for case in cases)
+            found[name] = moved + _USUAL * scale
+        return found
+
+    def _moved(self, cases: Sequence[Case]) -> dict[str, float]:
+        """How far its own rounding moves the answers of a model whose weights alone are whole numbers."""
+        names = [name for name, step in self.rounding.items() if not step] if self.unrounded is not None else []
+        found = dict.fromkeys(names, 0.0)
+        for case in cases if names else ():
+            plain = self._run(self.unrounded, case.inputs)
+            found |= {name: max(found[name], _apart(case.outputs[name], plain[name])) for name in names}
         return found
 
     def accepts(self, cases: Sequence[Case], outputs: Sequence[Feed]) -> bool:
@@ -152,37 +157,15 @@ class TfLiteProgram:
         found: list[str] = []
         if freed:
             found.append("It was made for one row at a time. The batch was made free, and larger ones were compared.")
-        for name, limit in self.tolerances(cases).items():
-            if self.rounding.get(name):
-                step = self.rounding[name]
+        for name, step in self.rounding.items():
+            if step:
                 found.append(f"'{name}' is rounded to steps of {step:.3g}; the graph may be {_STEPS:g} of them off.")
-            else:
-                found.append(
-                    f"Its weights are whole numbers, and TensorFlow Lite rounds as it runs: '{name}' differs by up to "
-                    f"{limit / _KERNELS:.3g} between its own kernels; the graph may be {_KERNELS:g} times that off."
-                )
+        for name, moved in self._moved(cases).items():
+            found.append(
+                "Its weights are whole numbers, and TensorFlow Lite rounds what flows between the layers as it runs, "
+                f"which moves '{name}' by up to {moved:.3g}. The graph computes in floats, and may be as far off."
+            )
         return tuple(found)
-
-
-def _leave_out_rounding(model: Any) -> None:
-    """Take out what rounds rows by the whole of their batch while it runs (DynamicQuantizeLinear and back).
-
-    TensorFlow Lite does that row by row, where weights alone are whole numbers. Without it the graph is nearer to what
-    the model was before it was quantised, and a row does not depend on those beside it.
-    """
-    rounding = {node.output[0]: node for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"}
-    back = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in rounding]
-    same = {node.output[0]: rounding[node.input[0]].input[0] for node in back}
-    for node in model.graph.node:
-        node.input[:] = [same.get(name, name) for name in node.input]
-    if any(value.name in same for value in model.graph.output):
-        return
-    for node in back:
-        model.graph.node.remove(node)
-    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
-    for node in rounding.values():
-        if not used & set(node.output):
-            model.graph.node.remove(node)
 
 
 def _apart(left: Array, right: Array) -> float:
@@ -231,12 +214,3 @@ def _rounding(interpreter: Any, answered: dict[str, dict[str, Any]]) -> dict[str
         last = maker is not None and maker["op_name"] == "DEQUANTIZE"
         found[name] = float(details[maker["inputs"][0]]["quantization"][0]) if last and maker is not None else 0.0
     return found
-
-
-def _custom_operations(content: bytes) -> list[str]:
-    """Names of operations that are no part of TensorFlow Lite. Layout: tensorflow/compiler/mlir/lite/schema."""
-    from tf2onnx.tflite.Model import Model
-
-    model = Model.GetRootAsModel(content, 0)
-    codes = (model.OperatorCodes(place).CustomCode() for place in range(model.OperatorCodesLength()))
-    return [code.decode("utf-8", "replace") for code in codes if code]
