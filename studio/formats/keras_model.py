@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,11 @@ class _Source:
 def _opened(path: Path) -> Iterator[_Source]:
     """The file, looked through for links, bombs and the like; a changed copy where Keras 3 could not read it."""
     with tempfile.TemporaryDirectory() as folder:
-        yield _archive(path, Path(folder)) if head(path, 2) == b"PK" else _hdf5(path, Path(folder))
+        try:
+            source = _archive(path, Path(folder)) if head(path, 2) == b"PK" else _hdf5(path, Path(folder))
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise _damaged(path, error) from error
+        yield source
 
 
 def _archive(path: Path, folder: Path) -> _Source:
