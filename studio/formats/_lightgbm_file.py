@@ -66,13 +66,17 @@ def read(path: Path) -> LightGBMModel:
     """Parse and check. Raises InvalidInput for a damaged file, Refused for what has no ONNX form."""
     if path.stat().st_size >= _LARGEST:
         raise Refused(f"'{path.name}' is larger than 2 GB.", "An ONNX graph of these trees would be too.")
-    data = path.read_bytes()
+    return parse(path.name, path.read_bytes())
+
+
+def parse(name: str, data: bytes) -> LightGBMModel:
+    """The same of a model's text; `name` is for the words."""
     try:
-        return _model(path.name, data.replace(b"\r\n", b"\n"), crlf=b"\r\n" in data)
+        return _model(name, data.replace(b"\r\n", b"\n"), crlf=b"\r\n" in data)
     except (KeyError, ValueError, OverflowError, IndexError) as error:
         reason = f"it has no line {error}" if isinstance(error, KeyError) else str(error)
         raise InvalidInput(
-            f"'{path.name}' is a damaged LightGBM model.",
+            f"'{name}' is a damaged LightGBM model.",
             f"{reason[:1].upper()}{reason[1:]}.",
             "Copy it again, byte for byte, or save it again with booster.save_model.",
         ) from error

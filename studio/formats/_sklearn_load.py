@@ -150,6 +150,7 @@ class _Unpickler(_Python):  # type: ignore[misc]
         return super().find_class(module, name)
 
     def load_build(self) -> None:
+        _check_booster(self.stack[-2], self.stack[-1])
         super().load_build()
         made = self.stack[-1]
         if isinstance(made, _RawArray):
@@ -190,6 +191,23 @@ def _check_places(made: Any) -> None:
             raise ValueError("a tree in it asks for a column that is not there")
     elif module in ("sklearn.neighbors._kd_tree", "sklearn.neighbors._ball_tree"):
         _check_neighbours(*made.get_arrays())
+
+
+def _check_booster(made: Any, state: Any) -> None:
+    """Look through the model that a booster hands to its library, which crashes on most damaged ones."""
+    root, kind = type(made).__module__.partition(".")[0], type(made).__name__
+    if kind != "Booster" or not isinstance(state, dict):
+        return
+    if root == "xgboost" and state.get("handle") is not None:
+        from studio.formats._xgboost_file import check_state
+
+        check_state(bytes(state["handle"]))
+    elif root == "lightgbm":
+        from studio.formats._lightgbm_file import parse
+
+        text = state.get("_handle", state.get("handle"))
+        if text is not None:
+            parse("Booster in this pickle", text.encode())
 
 
 def _check_branches(inner: Any, left: Any, right: Any) -> None:

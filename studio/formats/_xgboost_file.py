@@ -64,11 +64,24 @@ class XGBoostModel:
 
 def read(path: Path, binary: bool) -> XGBoostModel:
     """Parse and check. Raises InvalidInput for a damaged file, Refused for what has no ONNX form."""
-    document = _document(path, binary)
+    return _checked(path.name, _document(path, binary))
+
+
+def check_state(data: bytes) -> None:
+    """Check what a pickled Booster keeps: the document of a file, beside its settings. Raises InvalidInput, Refused."""
+    name = "Booster in this pickle"
     try:
-        return _model(path.name, document)
+        document = _ubjson.loads(data)["Model"]
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(name, f"{_reason(error)}.") from error
+    _checked(name, document)
+
+
+def _checked(name: str, document: Any) -> XGBoostModel:
+    try:
+        return _model(name, document)
     except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
-        raise _damaged(path.name, f"{_reason(error)}.") from error
+        raise _damaged(name, f"{_reason(error)}.") from error
 
 
 def _reason(error: Exception) -> str:
