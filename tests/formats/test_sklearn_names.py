@@ -11,10 +11,16 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import pytest
 import sklearn
+import xgboost
+from scipy.sparse import csr_matrix
 from skl2onnx._supported_operators import sklearn_operator_name_map
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.tree import DecisionTreeRegressor
 
 from studio.core.errors import InvalidInput
 from studio.formats._pickle_values import Name
@@ -175,21 +181,52 @@ def test_the_loader_imports_nothing_that_was_not_seen(tmp_path: Path) -> None:
     assert mark.exists()
 
 
-def test_arrays_that_lead_compiled_code_astray_are_not_loaded(tmp_path: Path) -> None:
-    from scipy.sparse import csr_matrix
-    from sklearn.tree import DecisionTreeRegressor
+def loaded(data: bytes) -> Any:
+    return load(Path("m.pkl"), io.BytesIO(data), PLAIN, sklearn.__version__).model
 
+
+def test_arrays_that_lead_compiled_code_astray_are_not_loaded() -> None:
     rows = np.random.default_rng(0).random((50, 3))
     tree = DecisionTreeRegressor(max_depth=3).fit(rows, rows[:, 0])
-    bad = csr_matrix(np.eye(3))
-    bad.indices[0] = 1_000_000
-    for model, break_it in ((tree, True), (bad, False)):
+    nodes = tree.tree_.__getstate__()["nodes"]
+    branch, column = nodes.copy(), nodes.copy()
+    branch["right_child"][0] = column["feature"][0] = 1_000_000
+    neighbours = KNeighborsClassifier(algorithm="kd_tree").fit(rows, rows[:, 0] > 0.5)
+    index = np.asarray(neighbours._tree.get_arrays()[1])
+    astray = index.copy()
+    astray[3] = -5
+    hist = HistGradientBoostingRegressor(max_iter=1).fit(rows, rows[:, 0])
+    splits = hist._predictors[0][0].nodes
+    circle = splits.copy()
+    circle["left"][0] = 0
+    for model, right, wrong in (
+        (tree, nodes, branch),
+        (tree, nodes, column),
+        (neighbours, index, astray),
+        (hist, splits, circle),
+    ):
         data = pickle.dumps(model)
-        if break_it:
-            state = tree.tree_.__getstate__()["nodes"]
-            wrong = state.copy()
-            wrong["right_child"][0] = 1_000_000
-            data = data.replace(state.tobytes(), wrong.tobytes())
+        assert right.tobytes() in data
+        assert type(loaded(data)) is type(model)
         with pytest.raises(InvalidInput, match="can not be loaded"):
-            load(tmp_path / "m.pkl", io.BytesIO(data), PLAIN, sklearn.__version__)
-    load(tmp_path / "m.pkl", io.BytesIO(pickle.dumps(tree)), PLAIN, "")
+            loaded(data.replace(right.tobytes(), wrong.tobytes()))
+    matrix = csr_matrix(np.eye(3))
+    matrix.indices[0] = 1_000_000
+    with pytest.raises(InvalidInput, match="can not be loaded"):
+        loaded(pickle.dumps(matrix))
+
+
+def test_boosters_are_looked_through_before_their_libraries_read_them() -> None:
+    """These libraries crash on damaged models."""
+    rows = np.random.default_rng(0).random((60, 3))
+    xgb = xgboost.XGBClassifier(n_estimators=2, n_jobs=1).fit(rows, rows[:, 0] > 0.5)
+    lgb = lightgbm.LGBMClassifier(n_estimators=2, n_jobs=1, verbose=-1).fit(rows, rows[:, 0] > 0.5)
+    for model, right, wrong in (
+        (xgb, b"left_children[$l#L" + bytes(7), b"left_children[$l#L" + bytes(6) + b"\x70"),
+        (lgb, b"\nleft_child=", b"\nleft_chilt="),
+    ):
+        data = pickle.dumps(model)
+        assert right in data
+        loaded(data)
+        with pytest.raises(InvalidInput, match="damaged"):
+            loaded(data.replace(right, wrong))
