@@ -133,7 +133,7 @@ def test_a_bomb_is_not_unpacked(small: Child) -> None:
     [
         ("br", b"x", 501),
         ("gzip", b"no gzip", 400),
-        ("gzip", gzip.compress(b"{}")[:-3], 400),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-3], 400),
         ("deflate", b"no deflate", 400),
         ("gzip", b"", 400),
     ],
