@@ -119,6 +119,42 @@ MODELS: dict[str, tuple[str, bytes, str, str]] = {
     "ONNX text": ("m.onnxtxt", _ONNX_TEXT, "ONNX model as text", "not supported yet"),
 }
 
+_NOISE = bytes(range(250, 130, -1)) * 4
+FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
+    "Core ML package": (
+        {
+            "Manifest.json": MODELS["Core ML package"][1],
+            "Data/com.apple.CoreML/model.mlmodel": MODELS["Core ML program"][1],
+            "Data/com.apple.CoreML/weights/weight.bin": _NOISE,
+        },
+        "Core ML",
+    ),
+    "Spark ML": (
+        {
+            "metadata/_SUCCESS": b"",
+            "metadata/part-00000": MODELS["Spark ML"][1],
+            "stages/0_tree/data/part-00000.snappy.parquet": b"PAR1" + _NOISE,
+        },
+        "Spark ML",
+    ),
+    "Orbax": (
+        {
+            "_CHECKPOINT_METADATA": b'{"item_handlers": null, "metrics": {}}',
+            "default/_METADATA": MODELS["Orbax"][1],
+            "default/d/0123456789abcdef": _NOISE,
+        },
+        "Orbax",
+    ),
+    "TensorFlow.js": (
+        {"model.json": MODELS["TensorFlow.js"][1], "group1-shard1of1.bin": _NOISE},
+        "TensorFlow.js",
+    ),
+    "OpenVINO": ({"m.bin": _NOISE, "m.xml": MODELS["OpenVINO"][1]}, "OpenVINO"),
+    "MXNet": ({"m-0000.params": MODELS["MXNet params"][1], "m-symbol.json": MODELS["MXNet symbol"][1]}, "MXNet"),
+    "NCNN": ({"m.bin": _NOISE, "m.param": MODELS["NCNN"][1]}, "NCNN"),
+    "Darknet": ({"coco.names": b"cat\ndog\n", "m.cfg": MODELS["Darknet"][1], "m.weights": _NOISE}, "Darknet"),
+}
+
 _ICON = b"\0\0\0\x18ftypmp42\0\0\0\0"
 OTHERS: dict[str, tuple[str, bytes, str]] = {
     "empty": ("m.onnx", b"", "empty"),

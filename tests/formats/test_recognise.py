@@ -18,6 +18,7 @@ from studio.formats.registry import formats, recognise
 from tests.formats import foreign_files
 from tests.formats.foreign_files import archive
 from tests.formats.graphs import linear, save
+from tests.hostile.seeds import SEEDS
 
 
 def arrival(*paths: Path) -> ArrivalFiles:
@@ -109,6 +110,17 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path, name: str) -> None:
     assert error.fix
 
 
+@pytest.mark.parametrize("name", foreign_files.FOLDERS)
+def test_a_folder_of_another_framework_is_named(tmp_path: Path, name: str) -> None:
+    files, words = foreign_files.FOLDERS[name]
+    for file, data in files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(data)
+    with pytest.raises(Refused) as caught:
+        recognise(arrival(tmp_path))
+    assert words in caught.value.what and "no model" not in caught.value.what
+
+
 def test_in_a_folder_the_model_is_named_and_not_the_notes_beside_it(tmp_path: Path) -> None:
     for name in ("text", "PNG", "Spark ML", "JSON"):
         usual, data = (foreign_files.MODELS | foreign_files.OTHERS)[name][:2]
@@ -153,6 +165,22 @@ def test_built_in_formats_are_found() -> None:
     assert set(formats()) >= {"onnx", "torch-export", "xgboost", "lightgbm", "catboost"}
 
 
+@pytest.mark.parametrize("name", SEEDS)
+def test_a_model_is_taken_by_one_format_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    path = SEEDS[name](made)
+    if name in ("zip", "tar"):  # unpacked before anybody looks
+        assert not [one for one in formats().values() if one.recognise(arrival(path))]
+        return
+    takers = {one.name for one in formats().values() if one.recognise(arrival(path)) is not None}
+    assert len(takers) == 1
+    for other in ("model.onnx", "model.h5", "model.txt", "model", "model.npy"):
+        target = path.rename(tmp_path / other)
+        assert recognise(arrival(target))[0].name in takers
+        path = target
+
+
 EVERYTHING = {
     **{name: data for name, (_, data, *_) in (foreign_files.MODELS | foreign_files.OTHERS).items()},
     **{name: data for name, (data, _) in KNOWN.items()},
@@ -161,7 +189,7 @@ EVERYTHING = {
 
 def test_no_format_takes_what_is_none_and_none_stumbles_over_it(tmp_path: Path) -> None:
     """Also cut short at any place, and under every name that could mislead."""
-    for name in ("m.onnx", "m.pt", "m.json", "m.h5", "m.zip", "config.pbtxt", "m.txt"):
+    for name in ("m.onnx", "config.pbtxt", "saved_model.pb"):
         path = tmp_path / name
         for data in EVERYTHING.values():
             for cut in (data, data[: len(data) // 2], data[:9], data[1:]):

@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile import code_attacks, file_attacks, onnx_attacks, pickle_attacks
+from tests.hostile import code_attacks, file_attacks, inbox_attacks, onnx_attacks, pickle_attacks
 from tests.hostile.place import REFUSED, Attack
 from tests.hostile.siege import Outcome, besieged
 
-ATTACKS = (*onnx_attacks.ATTACKS, *pickle_attacks.ATTACKS, *code_attacks.ATTACKS, *file_attacks.ATTACKS)
+ATTACKS = (
+    *onnx_attacks.ATTACKS,
+    *pickle_attacks.ATTACKS,
+    *code_attacks.ATTACKS,
+    *file_attacks.ATTACKS,
+    *inbox_attacks.ATTACKS,
+)
 QUICK = tuple(attack for attack in ATTACKS if not attack.slow and not attack.hangs)
 QUICK_HANGS = tuple(attack for attack in ATTACKS if not attack.slow and attack.hangs)
 SLOW = tuple(attack for attack in ATTACKS if attack.slow and not attack.hangs)
