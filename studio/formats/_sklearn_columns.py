@@ -18,6 +18,8 @@ _OF_POSITIVE = frozenset({"log", "log1p", "log2", "log10", "sqrt", "reciprocal"}
 # They look at no column themselves.
 _HANDING_ON = ("TransformedTargetRegressor", "FrozenEstimator", "VotingClassifier", "VotingRegressor")
 
+OUTPUTS = ("label", "probabilities", "scores", "prediction", "transformed", "index", "distance", "variable")
+
 NUMBER, WHOLE, TEXT = "number", "whole", "text"
 
 
@@ -56,9 +58,14 @@ def columns_of(model: Any) -> list[Column]:
         column = Column(0, "text", kind=TEXT, used=True)
         _look(model, [column])
         return [column] if column.words or column.letters else []
-    columns = [Column(place, names[place] if names else f"column_{place}") for place in range(count)]
+    columns = [Column(place, _input_name(names[place]) if names else f"column_{place}") for place in range(count)]
     _look(model, columns)
     return columns
+
+
+def _input_name(name: str) -> str:
+    """A column's name as that of an input, which can not be the name of an output too."""
+    return f"{name}_" if name.partition("_")[0] in OUTPUTS else name
 
 
 def width(model: Any) -> int | None:

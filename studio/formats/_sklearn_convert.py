@@ -14,7 +14,7 @@ from studio.formats._sklearn_adapt import adapted, last, settle, transforms_targ
 from studio.formats._sklearn_columns import NUMBER, TEXT, WHOLE, Column, columns_of, feature_names, width
 from studio.formats._sklearn_functions import undo_target
 from studio.formats._sklearn_onnx import datatype, locale_for, to_onnx
-from studio.formats._sklearn_outputs import declare, flatten_labels, forms, name_outputs
+from studio.formats._sklearn_outputs import declare, flatten_labels, forms, name_inputs, name_outputs
 from studio.formats._sklearn_rows import drawn
 from studio.formats._sklearn_source import (
     INPUT,
@@ -129,7 +129,9 @@ def _attempt(work: _Work, doubles: bool) -> _Attempt:
 
 def _graph(work: _Work, doubles: bool) -> Any:
     source = work.source
-    inputs = _inputs(source, doubles)
+    named = _inputs(source, doubles)
+    # skl2onnx changes names that are no names in Python.
+    inputs = [(f"input_{place}", kind, size) for place, (_, kind, size) in enumerate(named)]
     model = adapted(source.model, source.columns, source.alone, doubles)
     tail = tail_of(model, work.folder)
     if tail is not None:
@@ -137,6 +139,8 @@ def _graph(work: _Work, doubles: bool) -> Any:
     else:
         graph = to_onnx(model, inputs, work.locale)
         name_outputs(graph, source.model)
+    if tail is None or tail.before is not None:
+        name_inputs(graph, {inner: name for (inner, _, _), (name, _, _) in zip(inputs, named, strict=True)})
     final = last(source.model)
     if transforms_target(final):
         undo_target(graph, final.transformer_, PREDICTION)
@@ -280,7 +284,8 @@ def _labels(model: Any) -> tuple[str, ...]:
     classes = getattr(last(model), "classes_", None)
     if classes is None or isinstance(classes, list) or np.ndim(classes) != 1:
         return ()
-    labels = tuple(str(label) for label in classes)
+    whole = np.asarray(classes).dtype.kind == "f" and not np.any(np.asarray(classes) % 1)
+    labels = tuple(str(int(label) if whole else label) for label in classes)
     return () if labels == tuple(str(place) for place in range(len(labels))) else labels
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,41 @@ def _split(graph: Any, final: Any) -> None:
         added.append(helper.make_tensor_value_info(name, kind, [BATCH, len(own)]))
     del graph.graph.output[place]
     graph.graph.output.extend(added)
+
+
+def name_inputs(graph: Any, names: dict[str, str]) -> None:
+    """Give inputs (keys) other names (values), in place. A value inside that has one of these gets another itself."""
+    taken = set(_all_names(graph.graph))
+    wanted = {old: new for old, new in names.items() if old != new}
+    for name in set(wanted.values()) & taken - wanted.keys():
+        inner = f"inner_{name}"
+        while inner in taken:
+            inner += "_"
+        wanted[name] = inner
+        taken.add(inner)
+    if wanted:
+        _rename(graph.graph, wanted)
+
+
+def _all_names(graph: Any) -> Iterator[str]:
+    yield from (entry.name for entry in (*graph.input, *graph.output, *graph.initializer, *graph.value_info))
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_names(attribute.g)
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    """Every value of these names, in the graphs inside as well: no two become one."""
+    for entry in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        entry.name = names.get(entry.name, entry.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, names)
 
 
 def _drop(graph: Any, name: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
 from studio.core.errors import InvalidInput, Refused, StepFailed
 from studio.formats._sklearn_adapt import estimators_in, last
@@ -79,7 +80,7 @@ class Source:
         if feature_names(self.model):
             import pandas
 
-            return pandas.DataFrame({column.name: values for column, values in zip(self.columns, listed, strict=True)})
+            return pandas.DataFrame(dict(zip(feature_names(self.model), listed, strict=True)))
         return np.stack([values.astype(object) for values in listed], axis=1)
 
 
@@ -150,14 +151,18 @@ def check_fitted(model: Any) -> None:
     from sklearn.utils.validation import check_is_fitted
 
     kind = type(model).__name__
+    if not isinstance(model, BaseEstimator):
+        raise Refused(
+            f"The file holds a {kind}, which is no estimator.",
+            "Only estimators and pipelines of them answer for inputs.",
+            "Save the fitted estimator itself, alone: joblib.dump(model, 'model.joblib').",
+        )
     try:
         check_is_fitted(model)
     except NotFittedError as error:
         raise Refused(
             f"This {kind} was not trained.", "It has no fitted attributes.", "Call fit on it before saving it."
         ) from error
-    except TypeError:
-        pass  # no estimator in scikit-learn's sense, but it may answer all the same
     except AttributeError as error:
         raise InvalidInput(
             f"Parts of this {kind} are missing.",

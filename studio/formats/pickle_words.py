@@ -20,6 +20,8 @@ _TORCH = (
 # The package that an object is of: what it is, and what to do.
 _PACKAGES = {
     "catboost": ("a pickled CatBoost model", "In Python: model.save_model('model.cbm'); then drop model.cbm."),
+    "xgboost": ("a pickled XGBoost model", "In Python: booster.save_model('model.ubj'); then drop model.ubj."),
+    "lightgbm": ("a pickled LightGBM model", "In Python: booster.save_model('model.txt'); then drop model.txt."),
     "imblearn": ("a pickle of imbalanced-learn", f"Sampling is for training alone. {_PIPELINE}"),
     "keras": ("a pickled Keras model", "In Python: model.save('model.keras'); then drop model.keras."),
     "tensorflow": ("a pickled TensorFlow object", _EXPORT),

@@ -20,7 +20,7 @@ from studio.formats.skops_file import skops_kind
 from studio.formats.sniff import head
 
 _HEAD = 64 * 1024
-_ROOTS = {"sklearn": "scikit-learn", "xgboost": "XGBoost", "lightgbm": "LightGBM"}
+_LIBRARIES = {"sklearn.": "scikit-learn", "xgboost.sklearn.": "XGBoost", "lightgbm.sklearn.": "LightGBM"}
 _TOOLS = ("scikit-learn", "skl2onnx", "onnx")
 
 
@@ -70,10 +70,10 @@ def _recognised(path: Path) -> Recognition | None:
     if kind is None:
         return None
     name, how = kind
-    root, _, _ = name.partition(".")
-    if root not in _ROOTS:
+    library = next((title for start, title in _LIBRARIES.items() if name.startswith(start)), None)
+    if library is None:
         return None
-    return Recognition(model=path, detail=f"{_ROOTS[root]} {shown(name.rpartition('.')[2])} ({how})")
+    return Recognition(model=path, detail=f"{library} {shown(name.rpartition('.')[2])} ({how})")
 
 
 def _pickled_kind(path: Path, start: bytes) -> tuple[str, str] | None:

@@ -11,6 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeRegressor
 
 from studio.pipeline.messages import IntakeResult
 from tests.pipeline import estimators
@@ -142,10 +149,6 @@ def test_lower_casing_needs_no_locale_where_all_words_are_ascii(tmp_path: Path) 
 
 
 def test_64_bit_floats_are_taken_where_32_bits_are_too_few(tmp_path: Path) -> None:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     rows = estimators.ROWS.astype(np.float64) + 1e9
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, estimators.BINARY)
     result = take_in(estimators.save(model, tmp_path / "model.pkl"))
@@ -156,9 +159,6 @@ def test_64_bit_floats_are_taken_where_32_bits_are_too_few(tmp_path: Path) -> No
 
 
 def test_a_threshold_is_compared_to_the_last_bit(tmp_path: Path) -> None:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-    from sklearn.tree import DecisionTreeRegressor
-
     rows = np.random.default_rng(1).random((300, 1)).astype(np.float32)
     for place, kind in enumerate((DecisionTreeRegressor, HistGradientBoostingRegressor)):
         model = kind(random_state=0).fit(rows, rows[:, 0])
@@ -171,6 +171,39 @@ def test_a_threshold_is_compared_to_the_last_bit(tmp_path: Path) -> None:
         around = np.concatenate([near, np.nextafter(near, np.float32(9)), np.nextafter(near, np.float32(-9))])[:, None]
         got = answers(result.graph_path, {"input": around})["prediction"][:, 0]
         np.testing.assert_allclose(got, model.predict(around.astype(np.float64)), rtol=1e-5)
+
+
+def test_columns_of_any_name_are_inputs(tmp_path: Path) -> None:
+    """Names of outputs, of values inside of the graph, and such as are no names in a programming language."""
+    table = estimators.TABLE.rename(columns={"age": "label", "rent": "Rent (CHF/m²)", "city": "variable"})
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    kinds = ColumnTransformer([("n", numbers, ["Rent (CHF/m²)", "label"]), ("c", OneHotEncoder(), ["variable"])])
+    model = make_pipeline(kinds, LogisticRegression()).fit(table, estimators.DEAR)
+    result = take_in(estimators.save(model, tmp_path / "model.pkl"))
+    assert [spec.name for spec in result.signature.inputs] == ["label_", "variable_", "Rent (CHF/m²)"]
+    feed = {
+        "label_": table[["label"]].to_numpy(np.float32),
+        "variable_": table[["variable"]].to_numpy(object),
+        "Rent (CHF/m²)": table[["Rent (CHF/m²)"]].to_numpy(np.float32),
+    }
+    np.testing.assert_allclose(answers(result.graph_path, feed)["probabilities"], model.predict_proba(table), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (estimators.BINARY.astype(bool), ("False", "True")),
+        (estimators.BINARY.astype(float), ()),
+        (estimators.CLASSES * 10.0, ("0", "10", "20")),
+        (estimators.BINARY * 2 - 1, ("-1", "1")),
+    ],
+)
+def test_classes_of_any_type_are_labels(classes: Any, labels: tuple[str, ...], tmp_path: Path) -> None:
+    model = LogisticRegression().fit(estimators.ROWS / 1000, classes)
+    result = take_in(estimators.save(model, tmp_path / "model.pkl"))
+    assert result.class_labels == labels
+    got = answers(result.graph_path, {"input": (estimators.ROWS / 1000).astype(np.float32)})["label"]
+    assert np.mean(got == model.predict(estimators.ROWS / 1000)) > 0.98
 
 
 def test_the_users_words_decide_over_columns_and_types(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils import Bunch
 
 from studio.core.errors import InvalidInput, NeedsExtra, NeedsTrust, Refused, StudioError
 from studio.formats.base import ArrivalFiles
@@ -225,6 +226,7 @@ def test_what_is_no_estimator_is_named(tmp_path: Path) -> None:
         "a pickle of a numpy array": ROWS,
         "a pickle of a list": [ridge()],
         "CatBoost": booster,
+        "a pickled XGBoost model (Booster)": xgboost.train({}, xgboost.DMatrix(_SCALED, BINARY), 2),
         "an object of fractions.Fraction": __import__("fractions").Fraction(1, 3),
     }
     for words, value in said.items():
@@ -247,6 +249,10 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / "m.pkl").write_bytes(whole[: len(whole) * 2 // 3])
         error = refused(tmp_path / "m.pkl")
         assert isinstance(error, (InvalidInput, Refused))
+
+
+def test_an_object_of_scikit_learn_that_is_no_estimator_is_named(tmp_path: Path) -> None:
+    assert "holds a Bunch, which is no estimator" in refused(save(Bunch(data=ROWS), tmp_path / "m.pkl")).what
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
