@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -162,4 +163,9 @@ def besieged(folder: Path, seconds: float, memory: int = 3 * 1024**3) -> Iterato
     try:
         yield siege
     finally:
-        assert siege.engine.stop() == 0
+        try:
+            ended = siege.engine.stop()
+        except subprocess.TimeoutExpired:
+            siege.engine.kill()
+            raise
+    assert ended == 0
