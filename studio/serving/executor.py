@@ -49,7 +49,8 @@ class Lane:
         self.inline = self.steady and self.typical_ns < INLINE_NS
 
     def learn(self, ns: int) -> None:
-        self.typical_ns += (ns - self.typical_ns) * 0.1
+        # One run that lost its core to other work of the machine says nothing of the model; several in a row do.
+        self.typical_ns += (min(ns, 2 * THREADED_NS) - self.typical_ns) * 0.1
         self.inline = self.steady and self.typical_ns < (THREADED_NS if self.inline else INLINE_NS)
 
 

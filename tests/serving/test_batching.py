@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from studio.core.errors import StudioError
 from studio.core.tensors import Signature, TensorSpec
 from studio.serving.batching import Rules, Ticket, best_batch, take
-from studio.serving.executor import Executor
+from studio.serving.executor import Executor, Lane
 from studio.serving.problems import Busy, Expired
 from studio.serving.sessions import LoadedModel, load
 from tests.serving import graphs
@@ -235,6 +235,19 @@ async def test_a_time_out_stops_the_run_itself(tmp_path: Path) -> None:
         done[0].answer()
     assert done[1].answer()[0].shape == (64, 64)
     executor.close()
+
+
+def test_one_long_run_sends_no_quick_model_to_the_threads(table: LoadedModel) -> None:
+    table.typical_ns = 10_000
+    lane = Lane(table)
+    lane.learn(80_000_000)
+    assert lane.inline
+    for _ in range(10):
+        lane.learn(1_000_000)
+    assert not lane.inline
+    for _ in range(20):
+        lane.learn(10_000)
+    assert lane.inline
 
 
 async def test_urgent_requests_go_first(table: LoadedModel) -> None:
