@@ -81,7 +81,7 @@ class Intake:
         """Something arrives: import what its worker will need while it settles, judged by the names of its files."""
         for kind in {FRAMEWORK_OF[suffix] for name in names if (suffix := Path(name).suffix.lower()) in FRAMEWORK_OF}:
             with suppress(OSError):  # a guess only: what it really is, and needs, is seen later
-                self._fork_servers.warm(kind, self._workspace.settings.serving.threads)
+                self._fork_servers.warm(kind)
         if self._spare is None:
             self._spare = asyncio.create_task(self._start(), name="spare worker")
             self._expiry = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._drop_spare)

@@ -19,12 +19,14 @@ import signal
 import socket
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from studio.core import codec
 from studio.core.errors import InvalidInput
 from studio.pipeline.guard import Handles, guarded
-from studio.pipeline.kinds import FRAMEWORKS, PLAIN, import_all, warm_up
+from studio.pipeline.kinds import FRAMEWORKS, PLAIN, import_all, practise, warm_up
 from studio.pipeline.namespaces import adopt_orphans, end_with, name_process
 from studio.pipeline.sandbox import threads
 from studio.pipeline.worker import Launch, work
@@ -55,11 +57,26 @@ def main(arguments: list[str] | None = None) -> None:
     with socket.socket(fileno=options.control) as control:
         with contextlib.suppress(BrokenPipeError):  # it was asked to end before it had begun
             control.send(READY)
-        serve(control, options.idle)
+        serve(control, options.idle, lambda: _practise(options.kind))
 
 
-def serve(control: socket.socket, idle_seconds: float) -> None:
-    """Fork what is asked for, until the other end is closed or nothing was asked for `idle_seconds`."""
+def _practise(kind: str) -> None:
+    """Do once what costs much only the first time. Those that are forked afterwards have it."""
+    try:
+        practise(kind, Path.cwd())
+    except Exception:  # it is no worse a server for that
+        traceback.print_exc()
+    if threads() > 1:
+        sys.exit(HAS_THREADS)
+    gc.collect()
+    gc.freeze()
+
+
+def serve(control: socket.socket, idle_seconds: float, practise: Callable[[], None]) -> None:
+    """Fork what is asked for, until the other end is closed or nothing was asked for `idle_seconds`.
+
+    `practise` is called once, as soon as nobody waits.
+    """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
@@ -68,10 +85,14 @@ def serve(control: socket.socket, idle_seconds: float) -> None:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(woken, select.POLLIN)
-    children, last, open_ = 0, time.monotonic(), True
+    children, last, open_, practised = 0, time.monotonic(), True, False
     while open_ or children:
         rest = last + idle_seconds - time.monotonic()
-        ready = dict(poll.poll(None if children else max(0, rest) * 1000))
+        ready = dict(poll.poll(0 if not practised else None if children else max(0, rest) * 1000))
+        if not ready and not practised:
+            practise()
+            practised, last = True, time.monotonic()
+            continue
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 4096)

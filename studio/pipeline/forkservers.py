@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.core import codec
-from studio.pipeline.forkserver import READY
+from studio.pipeline.forkserver import HAS_THREADS, READY
 from studio.pipeline.guard import Handles
 from studio.pipeline.kinds import FRAMEWORKS, server_of
 from studio.pipeline.sandbox import environment
@@ -43,6 +43,7 @@ class _Server:
     forks: int = 0
     used: float = field(default_factory=time.monotonic)
     retired: bool = False
+    attendant: threading.Thread | None = None
 
     @property
     def alive(self) -> bool:
@@ -94,12 +95,12 @@ class ForkServers:
     def _sound(self, preload: str) -> bool:
         return server_of(preload) not in self._broken
 
-    def warm(self, preload: str, threads: int) -> None:
+    def warm(self, preload: str) -> None:
         """Start a fork server, so that it has imported its framework when it is needed."""
         if self.serves(preload):
-            self._server(server_of(preload), threads)
+            self._server(server_of(preload))
 
-    def launch(self, preload: str, threads: int, launch: Launch, handles: Handles) -> bool:
+    def launch(self, preload: str, launch: Launch, handles: Handles) -> bool:
         """Ask for a worker. It is started as soon as the fork server has imported everything: its status pipe tells.
 
         False when there is no fork server for it, or none could be started.
@@ -109,7 +110,7 @@ class ForkServers:
         packet = codec.encode(launch)
         for _ in range(2):  # one may just have ended for being idle
             try:
-                server = self._server(server_of(preload), threads)
+                server = self._server(server_of(preload))
                 socket.send_fds(server.control, [packet], list(handles.all()))
             except OSError:
                 self._forget(server_of(preload))
@@ -121,8 +122,9 @@ class ForkServers:
             return True
         return False
 
-    def _server(self, kind: str, threads: int) -> _Server:
-        outer = environment(self._folder, threads, os.environ)
+    def _server(self, kind: str) -> _Server:
+        # One thread each, whatever its workers use: a process with more can not be forked.
+        outer = environment(self._folder, 1, os.environ)
         wanted = {name: value for name, value in outer.items() if name not in _HELD_BACK}
         server = self._servers.get(kind)
         if server is not None and server.alive and server.environment == wanted:
@@ -142,7 +144,7 @@ class ForkServers:
         server = self._servers.pop(kind, None)
         if server is not None:
             server.retire()
-            self._ending = [one for one in (*self._ending, server) if one.process.returncode is None]
+            self._ending = [one for one in (*self._ending, server) if one.attendant and one.attendant.is_alive()]
 
     def _start(self, kind: str, wanted: dict[str, str]) -> _Server:
         """Raises OSError."""
@@ -170,14 +172,15 @@ class ForkServers:
             shutil.rmtree(home, ignore_errors=True)
             raise
         server = _Server(kind, process, own, wanted, home)
-        threading.Thread(target=self._see_off, args=(server,), name=f"fork server {kind}", daemon=True).start()
+        server.attendant = threading.Thread(target=self._see_off, args=(server,), name=f"attends {kind}", daemon=True)
+        server.attendant.start()
         return server
 
     def _see_off(self, server: _Server) -> None:
         """Reap a fork server when it ends, whenever that is."""
         code = server.process.wait()
-        if not server.retired and not server.is_ready():
-            # It never came to work: another would fare no better.
+        if not server.retired and (not server.is_ready() or code == HAS_THREADS):
+            # Another would fare no better.
             self._broken.add(server.kind)
             log = (server.home / "log").read_text(errors="replace")[-_LOG_TAIL:]
             _log.warning("No workers are kept warm for %s (exit code %s): %s", server.kind, code, log)
@@ -192,5 +195,6 @@ class ForkServers:
             if server.process.returncode is None:
                 server.process.send_signal(signal.SIGKILL)
         for server in self._ending:
-            server.process.wait()
+            if server.attendant is not None:
+                server.attendant.join()
         self._ending.clear()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
+from contextlib import suppress
+from pathlib import Path
 
 _BASE = ("studio.pipeline.intake", "studio.pipeline.lab", "onnx")
 _TORCH = ("torch", "torch.export", "torch.onnx", "onnxscript")
@@ -40,6 +43,34 @@ def import_all(kind: str) -> None:
             importlib.import_module(name)
         except Exception as error:  # a broken framework is told by the task that needs it
             _log.warning("%s could not be imported ahead: %s: %s", name, type(error).__name__, error)
+
+
+def practise(kind: str, folder: Path) -> None:
+    """Take in a small model of our own making, where a framework does much only when it first converts one.
+
+    That is PyTorch alone: its exporters then import 800 modules and build their tables, which takes longer than a small
+    conversion. The others convert at once what they convert. May raise anything.
+    """
+    if kind != "torch":
+        return
+    import torch
+
+    from studio.pipeline.intake import run_intake
+    from studio.pipeline.messages import IntakeTask
+
+    with suppress(ModuleNotFoundError):
+        # The exporter's progress bars would start a thread, even while none is shown.
+        importlib.import_module("tqdm").tqdm.monitor_interval = 0
+    layers = (torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU(), torch.nn.Flatten())
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(72, 2)).eval()
+    path = folder / "practice.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            network, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        )
+        torch.export.save(program, path)
+        run_intake(IntakeTask(files=(str(path),), out=str(folder / "out")), lambda *_: None)
 
 
 def warm_up() -> None:

@@ -298,7 +298,7 @@ async def start_worker(
     async def start(kind: str) -> Child:
         wanted = replace(launch, preload=kind)
         if fork_servers is not None and python is None and fork_servers.serves(kind):
-            child = await open_child(log_path, lambda handles: fork_servers.launch(kind, threads, wanted, handles))
+            child = await open_child(log_path, lambda handles: fork_servers.launch(kind, wanted, handles))
             if child is not None:
                 return child
         child = await open_child(log_path, alone=(str(python or sys.executable), wanted))

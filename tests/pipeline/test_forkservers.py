@@ -134,6 +134,15 @@ async def test_an_arrival_goes_on_where_its_framework_waits(
     assert seen[0] == ("studio-onnx", first)
     assert seen[-1][0] == "studio-torch"
     assert not psutil.pid_exists(first), "what has read the arrival is gone"
+    # Once it has practised, it still can be forked.
+    [server] = servers_of_this_process("studio-torch")
+    practised = Path(server.cwd()) / "out" / "samples.npz"
+    await until(practised.exists)
+    again = await taken_in(fork_servers, scratch, path)
+    assert again.parity.worst == result.parity.worst
+    assert again.graph.file.sha256 == result.graph.file.sha256
+    assert servers_of_this_process("studio-torch") == [server]
+    assert server.num_threads() == 1
 
 
 async def test_one_that_waits_idly_ends_and_the_next_task_starts_another(tmp_path: Path, scratch: Path) -> None:
@@ -170,10 +179,10 @@ async def test_one_is_replaced_after_many_forks_and_when_it_was_killed(tmp_path:
 async def test_only_so_many_frameworks_are_kept(tmp_path: Path) -> None:
     servers = ForkServers(tmp_path / "warm", most=1)
     try:
-        servers.warm("onnx", 1)
-        servers.warm("torch", 1)
+        servers.warm("onnx")
+        servers.warm("torch")
         [torch_server] = servers_below(tmp_path, "torch")
-        servers.warm("catboost", 1)
+        servers.warm("catboost")
         await until(lambda: not torch_server.is_running())
         assert len(servers_below(tmp_path, "catboost")) == len(servers_below(tmp_path, "onnx")) == 1
     finally:
@@ -234,7 +243,7 @@ async def main(folder):
     servers = ForkServers(folder / "warm")
     (folder / "scratch").mkdir()
     worker = await start_worker(WorkerSettings(), folder / "scratch", folder / "log", "onnx", fork_servers=servers)
-    servers.warm("torch", 1)  # still importing when the end comes
+    servers.warm("torch")  # still importing when the end comes
     print(worker.pid, flush=True)
     os.kill(os.getpid(), 9)
 
