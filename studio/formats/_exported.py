@@ -35,12 +35,18 @@ def write_model(model: Any, out_dir: Path) -> tuple[Path, tuple[Path, ...]]:
     return graph, written.weights
 
 
-def free_names(names: Sequence[str], shapes: Sequence[Sequence[int | None]]) -> list[list[int | str]]:
-    """Shapes with a name for each free size: `batch`, then `length`, or `height` and `width` of images [N, H, W, C]."""
+def free_names(
+    names: Sequence[str], shapes: Sequence[Sequence[int | None]], channels_first: bool = False
+) -> list[list[int | str]]:
+    """Shapes with a name for each free size: `batch`, then `length`, or `height` and `width` of images [N, H, W, C].
+
+    `channels_first`: images are [N, C, H, W].
+    """
+    sides = ("", "channels", "height", "width") if channels_first else ("", "height", "width", "channels")
     found: list[list[int | str]] = []
     for name, shape in zip(names, shapes, strict=True):
         prefix = f"{name}_" if len(names) > 1 else ""
-        image = ("", "height", "width", "channels") if len(shape) == 4 else ("", "length")
+        image = sides if len(shape) == 4 else ("", "length")
         sizes: list[int | str] = []
         for place, size in enumerate(shape):
             word = image[place] if place < len(image) else f"size_{place}"

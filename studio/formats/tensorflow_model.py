@@ -49,7 +49,7 @@ class TensorFlowFormat:
             kit.trust((code_file(path, found),), why)
         kit.report(0.1, "loading TensorFlow")
         import_tensorflow(path, "TensorFlow model")
-        from studio.formats._tf_best import best
+        from studio.formats._best import best
         from studio.formats._tf_program import OPSETS, TfProgram, first_line, quiet
 
         quiet(kit.threads)

@@ -35,7 +35,7 @@ class TfLiteFormat:
         path = recognition.model
         kit.report(0.0, "loading TensorFlow")
         import_tensorflow(path, "TensorFlow Lite model")
-        from studio.formats._tf_best import best
+        from studio.formats._best import best
         from studio.formats._tf_program import OPSETS, first_line, quiet
         from studio.formats._tflite_program import TfLiteProgram
 

@@ -35,6 +35,7 @@ class Environment:
     """What an environment is made of. `requirements` for pip; `modules` must import when it is done.
 
     `download` and `installed`: about how many bytes. `replaces`: packages of Studio that it has of another version.
+    `alone`: more requirements, installed without what they ask for.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Environment:
     download: int
     installed: int
     replaces: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,17 @@ ENVIRONMENTS = {
             ),
             modules=("tensorflow", "tf2onnx"),
             download=290_000_000,
-            installed=1_350_000_000,
+            installed=1_400_000_000,
+        ),
+        Environment(
+            name="paddle",
+            title="PaddlePaddle models",
+            requirements=("paddlepaddle==3.3.1",),
+            # It asks for an older onnx, a tidier and a folder of constants, and converts without any of them.
+            alone=("paddle2onnx==2.1.0",),
+            modules=("paddle", "paddle2onnx"),
+            download=200_000_000,
+            installed=770_000_000,
         ),
     )
 }
@@ -94,7 +106,8 @@ def environments_folder() -> Path:
 def place_of(environment: Environment) -> Path:
     """The folder that the finished environment has: another one for other versions of it, of Python or of Studio."""
     versions = [f"{name}={_version(name)}" for name in _SHARED]
-    parts = (*environment.requirements, platform.python_version(), platform.machine(), *base_packages(), *versions)
+    wanted = (*environment.requirements, *environment.alone)
+    parts = (*wanted, platform.python_version(), platform.machine(), *base_packages(), *versions)
     digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     return environments_folder() / f"{environment.name}-{digest[:12]}"
 

@@ -133,8 +133,10 @@ async def _fill(environment: Environment, draft: Path, tell: Tell, log: Path | N
         # What Studio has beside it may ask for other versions; reading all of that takes pip longer than the rest.
         options.append("--no-warn-conflicts")
         bar = "raw" if _pip_version() >= (24, 1) else "off"
-        command = ["install", *options, "--progress-bar", bar, "-c", str(pins), *environment.requirements]
-        await _step(talk, [python, "-c", _PIP, *command], _no_packages)
+        install = [python, "-c", _PIP, "install", *options, "--progress-bar", bar]
+        await _step(talk, [*install, "-c", str(pins), *environment.requirements], _no_packages)
+        if environment.alone:
+            await _step(talk, [*install, "--no-deps", *environment.alone], _no_packages)
         tell(0.95, f"trying the environment '{environment.name}'")
         await _step(talk, [python, "-c", f"{_FOLLOW}import {', '.join(environment.modules)}"], _no_import)
 

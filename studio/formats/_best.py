@@ -1,4 +1,4 @@
-"""Choosing among conversions of one source by what they answer. Imports neither TensorFlow nor ONNX by itself."""
+"""Choosing among conversions of one source by what they answer."""
 
 from __future__ import annotations
 
