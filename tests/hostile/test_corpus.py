@@ -27,8 +27,8 @@ QUICK_HANGS = tuple(attack for attack in ATTACKS if not attack.slow and attack.h
 SLOW = tuple(attack for attack in ATTACKS if attack.slow and not attack.hangs)
 SLOW_HANGS = tuple(attack for attack in ATTACKS if attack.slow and attack.hangs)
 
-SECONDS = 40.0
-HANG_SECONDS = 6.0
+SECONDS = 90.0
+HANG_SECONDS = 10.0
 
 
 def withstand(folder: Path, attacks: tuple[Attack, ...], seconds: float) -> None:
