@@ -46,10 +46,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# Operations between layers are no layers: into an .h5, Keras writes them in a way that it can not read itself.
-FILES = [
-    (name, suffix) for name in made.ORDINARY for suffix in (".keras", ".h5") if suffix == ".keras" or "oper" not in name
-]
+FILES = [*((name, ".keras") for name in made.ORDINARY), *((name, ".h5") for name in list(made.ORDINARY)[:3])]
 
 
 @pytest.mark.parametrize(("name", "suffix"), FILES)
