@@ -6,11 +6,11 @@ READY := $(VENV)/.ready
 WORKSPACE ?= .workspace
 STUDIO := $(BIN)/studio --workspace $(WORKSPACE)
 
-.PHONY: help run test test-slow check format bench pictures samples lock clean
+.PHONY: help run test test-slow check format bench bench-serve pictures samples lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,9 @@ formats: $(READY)  ## write the table of docs/formats.md from the tests that con
 
 bench: $(READY)  ## print the budgets: first paint, CLI, idle, drop to servable, registry at 10,000 versions
 	$(BIN)/python -m tests.budgets
+
+bench-serve: $(READY)  ## measure the endpoint beside other model servers into docs/benchmarks.md (Linux, wrk; BENCH=--help)
+	$(BIN)/python -m tests.bench_serve $(BENCH)
 
 pictures: $(READY)  ## remake the pictures of the README from the running program (needs chromium and tmux)
 	$(BIN)/python assets/make_pictures.py

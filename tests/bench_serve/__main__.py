@@ -51,7 +51,7 @@ def _run(given: argparse.Namespace, chosen: list[contenders.Peer]) -> None:
         found = None
         for model_name in given.models.split(","):
             model = models.make(model_name, folder)
-            counts = tuple(n for n in at_once if n <= 16) if model_name == "mobile" else at_once
+            counts = at_once if model_name == "tiny" or given.full else tuple(n for n in at_once if n <= 16)
             rounds.measure(model, chosen, counts, given.rounds, given.seconds, given.tries, folder, results, _say)
         if given.extras:
             _say("Studio alone: large bodies, swaps, start, memory, access log")
@@ -72,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default="all", help=f"some of {names}; '' for none")
     parser.add_argument("--models", default="tiny,small", help=f"some of {','.join(models.KINDS)}")
     parser.add_argument("--at-once", default="1,16,64", help="connections")
+    parser.add_argument("--full", action="store_true", help="more than 16 of them on the slower models too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=1, help="of one measurement")
     parser.add_argument(

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,12 +134,12 @@ class _Watch:
         self._server, self._client = server, client
         self._before = self._now()
 
-    def _now(self) -> tuple[float, float, float]:
+    def _now(self) -> tuple[float, float, float, float]:
         client = self._client.cpu_seconds() if self._client is not None and self._client is not self._server else 0.0
-        return self._server.cpu_seconds(), client + sum(os.times()[:4]), machine_seconds()
+        return self._server.cpu_seconds(), client + sum(os.times()[:4]), machine_seconds(), time.perf_counter()
 
     def sample(self, said: dict[str, float], seconds: float) -> Sample:
-        server, ours, machine = (now - before for now, before in zip(self._now(), self._before, strict=True))
+        server, ours, machine, wall = (now - before for now, before in zip(self._now(), self._before, strict=True))
         done = said["requests"]
         return Sample(
             rate=done / seconds,
@@ -146,5 +147,5 @@ class _Watch:
             p50_us=said["p50"],
             p99_us=said["p99"],
             failed=int(said.get("failed", 0)),
-            others=max(machine - server - ours, 0.0) / seconds / (os.cpu_count() or 1),
+            others=max(machine - server - ours, 0.0) / wall / (os.cpu_count() or 1),
         )
