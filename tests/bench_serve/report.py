@@ -91,13 +91,8 @@ def _cell(results: Results, model: str, name: str, at_once: int, what: str, scal
     if value is None or value != value:
         return NONE
     value *= scale
-    return (
-        f"{value:.2f}"
-        if value < 10 and scale != 1
-        else f"{value:.1f}"
-        if value < 100 and scale != 1
-        else f"{value:,.0f}"
-    )
+    digits = 0 if scale == 1 or value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:,.{digits}f}"
 
 
 def _servers(results: Results) -> str:
