@@ -24,7 +24,7 @@ from keras.src.models.functional import Functional
 from studio.core.errors import Refused, StepFailed, StudioError
 from studio.formats._exported import BATCH, declare, free_names, leave_out_traces, rename
 from studio.formats._keras_operators import as_operators
-from studio.formats.base import Feed
+from studio.formats.base import Array, Feed
 from studio.formats.clock import running
 from studio.formats.onnx_files import INLINE_LIMIT
 
@@ -74,6 +74,7 @@ def _is_block(found: Any) -> bool:
         *(keras.Operation, keras.Initializer, keras.Regularizer, keras.constraints.Constraint, keras.Loss),
         *(keras.Metric, keras.Optimizer, keras.optimizers.schedules.LearningRateSchedule, keras.DTypePolicy),
         *(keras.dtype_policies.DTypePolicyMap, keras.Quantizer, keras.random.SeedGenerator),
+        *(one for name in ("QuantizationConfig",) if (one := getattr(keras.quantizers, name, None)) is not None),
     )
     return isinstance(found, type) and issubclass(found, blocks)
 
@@ -194,7 +195,7 @@ class KerasProgram:
                 f"{first_line(error)}.",
                 "Drop sample inputs with it: an .npz of the same stem with one array per input.",
             ) from error
-        return {name: one.detach().cpu().numpy() for name, one in zip(self.outputs, answer, strict=True)}
+        return {name: _array(one) for name, one in zip(self.outputs, answer, strict=True)}
 
     def _call(self, tensors: Sequence[Any]) -> Any:
         with running():
@@ -221,9 +222,11 @@ class KerasProgram:
                 "Replace the layer that it names, or save the model as a TensorFlow SavedModel (model.export('NAME')).",
             ) from error
         free = any(shape[0] is None for shape in shapes if shape)
+        freed = free and all(one.shape[:1] != (None,) for one in self.inputs)
         rename(model, dict(zip(self._neutral, self.outputs, strict=True)))
         answers = {
-            name: self._answer_sizes(shape, free) for name, shape in zip(self.outputs, self._shapes, strict=True)
+            name: self._answer_sizes((None, *shape[1:]) if freed else shape, free)
+            for name, shape in zip(self.outputs, self._shapes, strict=True)
         }
         declare(model, dict(zip(names, named, strict=True)), answers)
         leave_out_traces(model)
@@ -336,6 +339,15 @@ def _sized(shape: Shape, size: int) -> list[int]:
     return [
         _TRACE_ROWS if place == 0 and one is None else size if one is None else one for place, one in enumerate(shape)
     ]
+
+
+def _array(tensor: Any) -> Array:
+    whole = tensor.detach().cpu()
+    if whole.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return np.asarray(whole.to(torch.float32).numpy().astype(ml_dtypes.bfloat16))
+    return np.asarray(whole.numpy())
 
 
 def _numpy(dtype: str) -> np.dtype[Any]:

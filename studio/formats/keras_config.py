@@ -37,6 +37,7 @@ _DROPPED: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("noise_shape", _ANY, _SPATIAL),
     ("trainable", _ANY, (*_SPATIAL, "Discretization")),
 )
+_POLICIES = ("DTypePolicy", "Policy")
 _MODELS = ("Functional", "Model", "Sequential")
 _OLD_HOMES = ("tf_keras.", "keras.engine.", "keras.src.engine.", "tensorflow.python.keras.")
 
@@ -50,6 +51,20 @@ def without_training(config: Any) -> bool:
     for value in _tables(config):
         if "class_name" in value and value.pop("compile_config", None) and value is not config:
             found = True
+    return found
+
+
+def in_single_precision(config: Any) -> bool:
+    """Let layers that compute in half precision, with weights in single, compute in that; says whether there are any.
+
+    That is how training on a GPU is made faster; on a CPU it only rounds.
+    """
+    found = False
+    for value in _tables(config):
+        for key, inner in value.items():
+            policy = inner.get("config") if isinstance(inner, dict) and inner.get("class_name") in _POLICIES else None
+            if isinstance(policy, dict) and str(policy.get("name", "")).startswith("mixed_"):
+                value[key], found = "float32", True
     return found
 
 

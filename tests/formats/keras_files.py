@@ -104,6 +104,23 @@ def make(name: str) -> Model:
     return ORDINARY[name]() if name == "normalisation, discretisation" else _seeded(ORDINARY[name]())
 
 
+def mixed() -> Model:
+    """Weights in single precision, computed with in half, as for training on a GPU."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return _seeded(keras.Sequential([keras.Input((8,)), layers.Dense(64, "tanh"), layers.Dense(3)]))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def fitted() -> Model:
+    """What a sequential model without an input layer is after training: its only batch size is that of the first."""
+    model = keras.Sequential([layers.Dense(4, "relu"), layers.Dense(2)])
+    model.compile("sgd", lambda wanted, given: keras.ops.mean((wanted - given) ** 2))
+    model.fit(np.ones((64, 5), np.float32), np.ones((64, 2), np.float32), batch_size=32, verbose=0)
+    return model
+
+
 def masked() -> Model:
     return _seeded(
         keras.Sequential(

@@ -121,6 +121,24 @@ def test_files_of_keras_2_answer_as_keras_2_did(
     np.testing.assert_allclose(own, original(array), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("build", "words"), [(made.mixed, "computed in half precision"), (made.fitted, "exactly 32 rows")]
+)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_what_only_training_needed_does_not_bind_the_graph(
+    take: Take, tmp_path: Path, build: Callable[[], Any], words: str, suffix: str
+) -> None:
+    model, path = build(), tmp_path / f"model{suffix}"
+    model.save(path)
+    result = take(path)
+    assert any(words in note for note in result.notes)
+    assert result.parity.batch_sizes == (1, 2, 5) and result.signature.inputs[0].shape[0] == "batch"
+    assert result.signature.outputs[0].datatype == "FP32" and result.signature.outputs[0].shape[0] == "batch"
+    rows = np.random.default_rng(0).normal(size=(3, *result.signature.inputs[0].shape[1:])).astype(np.float32)
+    (own,) = answers(result, rows).values()
+    np.testing.assert_allclose(own, keras.ops.convert_to_numpy(model(rows)), atol=1e-2)
+
+
 def test_a_masked_sequence_of_any_length_asks_for_one(take: Take, tmp_path: Path) -> None:
     model, path = made.masked(), tmp_path / "words.keras"
     model.save(path)
