@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from studio.core.errors import InvalidInput, Refused, StepFailed, StudioError
+from studio.formats import _sklearn_missing as missing
 from studio.formats._sklearn_adapt import adapted, last, settle, transforms_target, without_target
 from studio.formats._sklearn_columns import NUMBER, TEXT, WHOLE, Column, columns_of, feature_names, width
 from studio.formats._sklearn_functions import undo_target
@@ -33,6 +34,7 @@ _ROWS = 200
 _AGREE = 1e-4  # of an output's scale
 _TIE = 1e-5
 _DECLARED = (3, 7)
+_GAPS = 40
 _NAMES = 40
 _KINDS = {"BYTES": TEXT, "BOOL": NUMBER}
 
@@ -104,7 +106,27 @@ def convert(model: Any, folder: Path, samples: Path | None, out_dir: Path, kit: 
     work.path.write_bytes(best.graph.SerializeToString())
     kit.report(0.8, "running the original")
     cases = _cases(work, best)
-    return Made(work.path, cases, _notes(source, best, work.locale), _labels(model))
+    gaps, note = _gaps(work, best)
+    notes = (*_notes(source, best, work.locale), *note)
+    return Made(work.path, (*cases, *gaps), notes, _labels(model))
+
+
+def _gaps(work: _Work, made: _Attempt) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """A run with values missing, where the source takes such; a note where the graph answers those otherwise."""
+    if any(column.missing for column in work.source.columns):
+        return (), ()  # the drawn rows have gaps already
+    feed = missing.with_gaps(_typed(_first(work.rows, _GAPS), made.doubles))
+    if feed is None:
+        return (), ()
+    try:
+        expected = work.source.answers(feed, forms(made.graph))
+    except StudioError:
+        return (), ()  # the source refuses missing values
+    try:
+        own = work.kit.run(work.path, (feed,))[0]
+    except StudioError:
+        return (), (missing.NOTE,)
+    return ((), (missing.NOTE,)) if missing.differ(expected, own) else ((Case(inputs=feed, outputs=expected),), ())
 
 
 def _attempt(work: _Work, doubles: bool) -> _Attempt:
@@ -138,6 +160,7 @@ def _graph(work: _Work, doubles: bool) -> Any:
         graph = graph_of(tail, None if tail.before is None else to_onnx(tail.before, inputs, work.locale))
     else:
         graph = to_onnx(model, inputs, work.locale)
+        missing.follow(graph, model)
         name_outputs(graph, source.model)
     if tail is None or tail.before is not None:
         name_inputs(graph, {inner: name for (inner, _, _), (name, _, _) in zip(inputs, named, strict=True)})

@@ -18,7 +18,7 @@ from studio.core.settings import GateSettings
 from studio.core.tensors import TensorSpec
 from studio.formats.settings_file import ModelSettings
 from studio.formats.settings_schema import GATES, INPUT, KIND, PREPROCESSING, TOP, Key
-from studio.formats.settings_values import Wrong
+from studio.formats.settings_values import LARGEST_SIDE, Wrong
 
 _WIDTH = 100
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -164,7 +164,7 @@ def _guess(key: Key, spec: TensorSpec) -> str:
         return '"grey"'
     if key.name in ("mean", "std") and depth == 1:
         return "[0.5]"
-    if key.name == "size" and all(isinstance(side, int) for side in sides):
+    if key.name == "size" and all(isinstance(side, int) and side <= LARGEST_SIDE for side in sides):
         return f"[{', '.join(map(str, sides))}]"
     if key.name == "columns" and len(spec.shape) == 2 and isinstance(spec.shape[1], int) and spec.shape[1] <= 100:
         return quoted_list([f"column {place + 1}" for place in range(spec.shape[1])])

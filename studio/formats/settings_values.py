@@ -14,6 +14,9 @@ from studio.core.names import check_alias
 _MOST_DIMS = 16
 _LARGEST_SIZE = 2**31 - 1
 
+LARGEST_SIDE = 65_536
+"""Pixels of an image's side at most."""
+
 
 class Wrong(Exception):
     """A value that is not allowed. `why` says what is; `at` leads from the key to the part that is wrong."""
@@ -156,7 +159,7 @@ def ratio(value: Any) -> float:
 
 
 def height_width(value: Any) -> tuple[int, int]:
-    found = several(whole(1, 65_536), 2, unique=False)(value)
+    found = several(whole(1, LARGEST_SIDE), 2, unique=False)(value)
     if len(found) != 2:
         raise Wrong(f"It has {len(found)} entries; it must be [height, width].")
     return found[0], found[1]

@@ -15,7 +15,7 @@ from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.formats.archive import Allowance, archive_kind, unpack
 from studio.formats.base import ArrivalFiles, Format, Recognition
 from studio.formats.mar import MANIFEST, Mar, read_mar
-from studio.formats.registry import recognise, recognised_by, unknown
+from studio.formats.registry import recognised_by, unknown
 from studio.formats.unsupported import is_plain_archive
 
 _DEEPEST = 2
@@ -50,7 +50,7 @@ def open_arrival(
     """
     files = ArrivalFiles.of(paths, stem)
     try:
-        found, recognition = recognise(files)
+        found, recognition = _the_model(files)
     except Refused:
         archive = _the_archive(files)
         if archive is None:
@@ -58,6 +58,25 @@ def open_arrival(
         allowance = Allowance(size=archive.stat().st_size)
         return _Opening(files, archive, scratch, allowance, report).open()
     return Opened(dropped=files, files=files, format=found, recognition=recognition, around=files.content)
+
+
+def _the_model(files: ArrivalFiles) -> tuple[Format, Recognition]:
+    """The one format that knows the files. Raises InvalidInput where several know different ones of them."""
+    seen = list(recognised_by(files))
+    if not seen:
+        raise unknown(files)
+    models = dict.fromkeys(recognition.model for _, recognition in seen)
+    if len(models) > 1:
+        named = ", ".join(
+            f"{model.name} ({next(one.detail for _, one in seen if one.model == model)})"
+            for model in list(models)[:_SHOWN]
+        )
+        raise InvalidInput(
+            f"There are {len(models)} models under one name: {named}.",
+            "Files of one stem are one arrival, and an arrival becomes one version of one model.",
+            "Give each of them a name of its own.",
+        )
+    return seen[0]
 
 
 def _the_archive(files: ArrivalFiles) -> Path | None:

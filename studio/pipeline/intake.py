@@ -178,7 +178,9 @@ def _check_parity(
             f"The converted graph does not answer as the original ({what}).",
             f"{'; '.join(_words(gate) for gate in failed)}.{figures}",
             "Drop typical inputs with it (.npz of the same stem), or raise parity_max_rel under [gates] in "
-            f"{settings.origin.name or 'a settings file beside it'}.",
+            f"{settings.origin.name or 'a settings file beside it'}."
+            if parity.inputs == "synthetic"
+            else "It was compared on your own inputs: convert it to ONNX in another way, or change what differs.",
         )
 
 

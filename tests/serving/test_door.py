@@ -293,6 +293,7 @@ async def test_the_unforeseen_is_an_id_for_the_client_and_a_traceback_for_the_lo
         "method": "GET",
         "http_version": "1.1",
         "raw_path": b"/odd",
+        "query_string": b"",
         "headers": [(b"host", b"localhost")],
     }
     await app.make_app(service)(scope, receive, send)  # type: ignore[arg-type]

@@ -248,6 +248,8 @@ def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Ar
     """The tensor, and whether its batch was left out."""
     if spec.datatype == "BF16":
         raise InvalidInput(f"input '{spec.name}' is BF16, which JSON can not carry.", "", "Use /v2, binary tensors.")
+    if spec.datatype in _FLOATS:
+        value = _with_nan(value)
     scalar = not isinstance(value, list)
     array = nested([value] if scalar else value, spec.datatype, spec.name)
     if scalar:
@@ -272,6 +274,13 @@ def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Ar
     if target.signature.batchable and array.shape[0] > MAX_BATCH:
         raise InvalidInput(f"A batch of more than {MAX_BATCH} rows.", "", "Send less at once.")
     return array, single
+
+
+def _with_nan(value: Any) -> Any:
+    """A value that is missing is null in JSON, and NaN to a model."""
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return float("nan") if value is None else value
 
 
 def _from_text(text: str, target: Target) -> Sample:

@@ -183,7 +183,9 @@ def _value(array: Array, spec: TensorSpec) -> Any:
         return _strings(array.tolist(), spec.name.endswith("_bytes"))
     if spec.datatype == "BF16":
         raise InvalidInput(f"output '{spec.name}' is BF16, which JSON can not carry.", "", "Use /v2, binary tensors.")
-    return np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array)
+    # The runtime's 64-bit integers are C's `long long`, whose single numbers orjson does not know.
+    return array.view(f"{array.dtype.kind}8") if array.dtype.kind in "iu" and array.dtype.itemsize == 8 else array
 
 
 def _strings(value: Any, binary: bool) -> Any:
