@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import Refused, StudioError
-from studio.formats._exported import agree, write_model
 from studio.formats.base import Case, Feed, Kit, answered
+from studio.formats.torch._exported import agree, write_model
 
 Run = Callable[[Feed], Feed]
 

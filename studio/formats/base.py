@@ -16,7 +16,7 @@ import numpy.typing as npt
 from studio.core.errors import CodeFile, InvalidInput
 from studio.core.tensors import Signature
 from studio.formats.clock import running
-from studio.formats.settings_file import ModelSettings
+from studio.formats.settings.file import ModelSettings
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]

@@ -11,7 +11,7 @@ from functools import cache
 
 from studio.core.errors import Refused
 from studio.formats.base import ArrivalFiles, Format, Recognition
-from studio.formats.unsupported import known_but_unsupported
+from studio.formats.unsupported.known import known_but_unsupported
 
 GROUP = "studio.formats"
 _MOST_LOOKED_AT = 100
@@ -33,10 +33,10 @@ def formats() -> dict[str, Format]:
     import studio.formats as package
 
     found: dict[str, Format] = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        if info.name.startswith("_"):  # imports a framework
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if info.name.rpartition(".")[2].startswith("_"):  # imports a framework
             continue
-        built_in = getattr(importlib.import_module(f"{package.__name__}.{info.name}"), "FORMAT", None)
+        built_in = getattr(importlib.import_module(info.name), "FORMAT", None)
         if isinstance(built_in, Format):
             found[built_in.name] = built_in
     for entry in importlib.metadata.entry_points(group=GROUP):

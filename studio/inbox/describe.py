@@ -13,7 +13,7 @@ from typing import Any
 
 from studio.core.errors import Conflict, InvalidInput
 from studio.core.tensors import DATATYPES, TensorSpec
-from studio.formats.settings_file import read_settings
+from studio.formats.settings.file import read_settings
 from studio.inbox.groups import SETTINGS_SUFFIX, is_companion, is_ignored, stem_of
 from studio.store.files import write_atomic
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio.core.errors import InvalidInput, Refused, StudioError
-from studio.formats.archive import Allowance, archive_kind, unpack
+from studio.formats.archives.archive import Allowance, archive_kind, unpack
+from studio.formats.archives.mar import MANIFEST, Mar, read_mar
 from studio.formats.base import ArrivalFiles, Format, Recognition
-from studio.formats.mar import MANIFEST, Mar, read_mar
 from studio.formats.registry import recognised_by, unknown
-from studio.formats.unsupported import is_plain_archive
+from studio.formats.unsupported.known import is_plain_archive
 
 _DEEPEST = 2
 _SHOWN = 4

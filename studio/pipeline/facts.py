@@ -12,9 +12,9 @@ from studio.core.errors import InvalidInput, Refused
 from studio.core.preprocessing import Preprocessing
 from studio.core.tensors import DATATYPES, Dim, Signature, TensorSpec
 from studio.formats.base import Case, Converted, Feed
-from studio.formats.onnx_files import parse
-from studio.formats.onnx_names import rename_outputs
-from studio.formats.settings_file import ModelSettings
+from studio.formats.onnx.files import parse
+from studio.formats.onnx.names import rename_outputs
+from studio.formats.settings.file import ModelSettings
 
 _LARGEST_TOKENIZER = 128 * 1024**2
 _MASKS = ("attention_mask",)

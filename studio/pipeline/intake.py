@@ -17,8 +17,8 @@ from studio.core.settings import GateSettings
 from studio.core.tensors import Signature, TensorSpec
 from studio.formats.base import Case, Converted
 from studio.formats.clock import limit_runs
-from studio.formats.onnx_files import parse
-from studio.formats.settings_file import ModelSettings, read_settings
+from studio.formats.onnx.files import parse
+from studio.formats.settings.file import ModelSettings, read_settings
 from studio.formats.sniff import head
 from studio.optimize.base import recipes
 from studio.pipeline import facts

@@ -17,7 +17,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "lab": _BASE,
     "torch": (*_BASE, *_TORCH),
     "keras": (*_BASE, "keras", *_TORCH),
-    "sklearn": (*_BASE, "skl2onnx", "studio.formats._sklearn_convert", "studio.formats._skops"),
+    "sklearn": (*_BASE, "skl2onnx", "studio.formats.sklearn._convert", "studio.formats.sklearn._skops"),
     "boosters": (*_BASE, "xgboost", "lightgbm", "onnxmltools"),
     "catboost": (*_BASE, "catboost"),
 }

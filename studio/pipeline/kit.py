@@ -16,7 +16,7 @@ from studio.core.manifest import InputsKind
 from studio.core.tensors import Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
 from studio.formats.clock import running
-from studio.formats.settings_file import ModelSettings
+from studio.formats.settings.file import ModelSettings
 from studio.pipeline.facts import check_inputs
 from studio.verify.inputs import (
     LABELS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from studio.core.errors import InvalidInput, NotFound
-from studio.formats.onnx_files import parse
+from studio.formats.onnx.files import parse
 from studio.optimize.base import recipes
 from studio.pipeline.intake import file_ref
 from studio.pipeline.messages import MadeResult, MeasureTask, Progress, VariantResult, VariantTask

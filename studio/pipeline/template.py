@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from studio.core.errors import Problem, Waiting
-from studio.formats.settings_file import read_settings
-from studio.formats.settings_template import Known, template
+from studio.formats.settings.file import read_settings
+from studio.formats.settings.template import Known, template
 from studio.pipeline.arrival import Opened
 from studio.pipeline.intake import Taken, intake, opened, wanted_recipes
 from studio.pipeline.messages import IntakeTask, Progress, TemplateResult, TemplateTask

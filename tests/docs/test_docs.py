@@ -18,8 +18,8 @@ import pytest
 from studio.cli.main import cli
 from studio.core.settings import Settings
 from studio.engine.api import actions, queries
-from studio.formats import settings_schema
-from studio.formats.settings_file import parse_settings
+from studio.formats.settings import schema as settings_schema
+from studio.formats.settings.file import parse_settings
 from tests.docs.pages import KEYS, PAGES, ROOT, keys_page
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from studio.core.errors import InvalidInput, Refused, StudioError
-from studio.formats.archive import Allowance, archive_kind, unpack
+from studio.formats.archives.archive import Allowance, archive_kind, unpack
 from tests.formats.archives import Members, header, protected, tarred, zipped, zipped_link
 
 ZEROS = bytes(1024 * 1024)

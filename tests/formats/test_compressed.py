@@ -15,8 +15,8 @@ import joblib
 import pytest
 
 from studio.core.errors import InvalidInput, Refused
-from studio.formats import compressed
-from studio.formats.compressed import compression, inflate, inflated_head
+from studio.formats.pickles import compressed
+from studio.formats.pickles.compressed import compression, inflate, inflated_head
 
 KINDS = ("zlib", "gzip", "bz2", "xz", "lzma", "lz4")
 CONTENT = {"a": list(range(20_000)), "b": "text" * 100}

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.formats.base import ArrivalFiles
-from studio.formats.external_data import byte_size, external, tensors
-from studio.formats.onnx_files import write_whole
-from studio.formats.onnx_model import OnnxFormat
-from studio.formats.settings_file import ModelSettings
+from studio.formats.onnx.external_data import byte_size, external, tensors
+from studio.formats.onnx.files import write_whole
+from studio.formats.onnx.model import OnnxFormat
+from studio.formats.settings.file import ModelSettings
 from studio.pipeline.kit import WorkKit
 from tests.formats.graphs import finish, linear, outside, save, send_outside, weights
 

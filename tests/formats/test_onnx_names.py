@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from studio.formats.onnx_names import rename_outputs
+from studio.formats.onnx.names import rename_outputs
 from tests.formats.graphs import finish, linear
 
 X = np.array([[1.0, -2.0]], np.float32)

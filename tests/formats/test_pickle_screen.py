@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from joblib import numpy_pickle
 
 from studio.core.errors import InvalidInput
-from studio.formats._pickle_stack import Limits
-from studio.formats._pickle_values import Made
-from studio.formats.pickle_screen import (
+from studio.formats.pickles._stack import Limits
+from studio.formats.pickles._values import Made
+from studio.formats.pickles.screen import (
     Screened,
     code_file,
     described,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from studio.core.errors import NeedsTrust, Refused, StudioError
-from studio.formats.pt2_screen import no_pickles, screen
+from studio.formats.torch.pt2_screen import no_pickles, screen
 from tests.formats import programs
 from tests.formats.graphs import edit_json, repacked
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from studio.core.errors import InvalidInput
 from studio.core.preprocessing import Preprocessing
-from studio.formats.settings_file import LARGEST_BYTES, InputSettings, ModelSettings, parse_settings, read_settings
-from studio.formats.settings_schema import GATES, INPUT, KIND, PREPROCESSING, TOP, Key
+from studio.formats.settings.file import LARGEST_BYTES, InputSettings, ModelSettings, parse_settings, read_settings
+from studio.formats.settings.schema import GATES, INPUT, KIND, PREPROCESSING, TOP, Key
 
 RECIPES = ("fp16", "int8")
 

@@ -23,10 +23,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeRegressor
 
 from studio.core.errors import InvalidInput
-from studio.formats._pickle_values import Name
-from studio.formats._sklearn_load import load
-from studio.formats._sklearn_names import CALLED, NAMED, PLAIN, foreign
-from studio.formats.pickle_screen import screen_pickle
+from studio.formats.pickles._values import Name
+from studio.formats.pickles.screen import screen_pickle
+from studio.formats.sklearn._load import load
+from studio.formats.sklearn._names import CALLED, NAMED, PLAIN, foreign
 from tests.formats.pickles import Payload, called, global_, looked_up, stream, text
 
 # Functions that loading calls, each of which was read: they make an object of a class, or an array of bytes.

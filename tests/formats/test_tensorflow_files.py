@@ -10,7 +10,7 @@ import pytest
 from studio.core.errors import InvalidInput, NeedsEnvironment, NeedsTrust, Refused
 from studio.formats.base import ArrivalFiles
 from studio.formats.registry import recognise
-from studio.formats.tf_wire import is_graph_def, is_saved_model, operations, reaching
+from studio.formats.tensorflow.tf_wire import is_graph_def, is_saved_model, operations, reaching
 from studio.pipeline.intake import run_intake
 from studio.pipeline.messages import IntakeTask
 from tests.formats import tf_graphs as tf

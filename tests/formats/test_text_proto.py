@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from studio.formats.text_proto import LARGEST, NotText, read_text
+from studio.formats.onnx.text_proto import LARGEST, NotText, read_text
 
 CONFIG = """
 # a comment

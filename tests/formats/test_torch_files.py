@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from studio.core.errors import InvalidInput, Refused
 from studio.formats.base import ArrivalFiles
 from studio.formats.registry import recognise
-from studio.formats.torch_archive import beyond, imports_of
-from studio.formats.torch_safetensors import entries
+from studio.formats.torch.archive import beyond, imports_of
+from studio.formats.torch.safetensors import entries
 from tests.formats.networks import Cnn, seeded
 from tests.formats.programs import Payload
 

@@ -8,8 +8,8 @@ import pytest
 
 from studio.core.errors import InvalidInput, Refused
 from studio.formats.base import ArrivalFiles
+from studio.formats.onnx.triton_config import read_config
 from studio.formats.registry import recognise
-from studio.formats.triton_config import read_config
 from tests.formats.graphs import linear, outside, save
 from tests.formats.triton import CONFIG, model_folder
 

@@ -1,4 +1,4 @@
-"""TensorFlow's graph files written byte by byte, so that no TensorFlow is needed. Layout: studio.formats.tf_wire."""
+"""TensorFlow's graph files written byte by byte, without TensorFlow. Layout: studio.formats.tensorflow.tf_wire."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from studio.core.errors import StudioError
-from studio.formats import _catboost_file, _lightgbm_file, _xgboost_file
 from studio.formats.base import ArrivalFiles
+from studio.formats.boosters import _catboost_file, _lightgbm_file, _xgboost_file
 from studio.formats.registry import recognise
 from tests.hostile.place import ANY, Attack, drop
 from tests.hostile.seeds import SEEDS

@@ -9,7 +9,7 @@ import pytest
 
 from studio.core.errors import Conflict, InvalidInput
 from studio.core.tensors import TensorSpec
-from studio.formats.settings_file import read_settings
+from studio.formats.settings.file import read_settings
 from studio.inbox.describe import describe, settings_path, with_inputs
 
 IMAGE = TensorSpec("image", "FP32", ("batch", 3, 224, 224))

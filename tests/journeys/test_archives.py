@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
-from studio.formats.settings_file import parse_settings
+from studio.formats.settings.file import parse_settings
 from tests.formats.archives import tarred, zipped
 from tests.formats.graphs import linear, outside, save, weights
 from tests.journeys.engines import SAMPLES, RunningEngine, until

@@ -12,7 +12,7 @@ from pathlib import Path
 from studio.core.errors import NeedsSettings
 from studio.core.tensors import TensorSpec
 from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition
-from studio.formats.pickle_screen import code_file
+from studio.formats.pickles.screen import code_file
 
 IMPORTS = ("toy.layers.Dense", "posix.\x1b[2Ksystem")
 

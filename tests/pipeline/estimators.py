@@ -130,9 +130,9 @@ class Tried:
 
 def save(model: Any, path: Path, saved: str = "pickle") -> Path:
     if saved == "skops":
-        import studio.formats._skops  # without PyTorch, which takes seconds
+        import studio.formats.sklearn._skops  # without PyTorch, which takes seconds
 
-        studio.formats._skops.skops.io.dump(model, path)
+        studio.formats.sklearn._skops.skops.io.dump(model, path)
     elif saved.startswith("joblib"):
         kind = saved.partition(", ")[2]
         joblib.dump(model, path, compress=(kind, 3) if kind else 0)

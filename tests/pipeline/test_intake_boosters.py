@@ -146,7 +146,7 @@ def test_rows_beside_thresholds_tell_below_from_at_most(
     library: str, models: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A conversion that compares the wrong way round for equal values is refused, though no ordinary row shows it."""
-    import studio.formats._trees as trees
+    import studio.formats.boosters._trees as trees
 
     right = trees._flat
     monkeypatch.setattr(trees, "_flat", lambda tree, inclusive: right(tree, not inclusive))

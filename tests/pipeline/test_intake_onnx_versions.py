@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from studio.core.errors import Refused
-from studio.formats.onnx_upgrade import limits
+from studio.formats.onnx.upgrade import limits
 from tests.formats.graphs import built, convolutional, save, tensor, value
 from tests.pipeline.conftest import Runner, content
 from tests.pipeline.inprocess import answers, take_in, timed

@@ -15,7 +15,7 @@ from studio.core.preprocessing import Preprocessing
 from studio.core.settings import GateSettings
 from studio.core.tensors import Signature, TensorSpec
 from studio.formats.base import ArrivalFiles
-from studio.formats.settings_file import parse_settings
+from studio.formats.settings.file import parse_settings
 from studio.pipeline import facts
 from tests.formats.archives import tarred, zipped
 from tests.formats.graphs import finish, linear, save

@@ -308,9 +308,9 @@ def test_compiled_python_beside_a_factory_is_never_run(tmp_path: Path) -> None:
 
 def test_an_older_graph_keeps_what_onnx_runtime_can_fuse(tmp_path: Path) -> None:
     """Attention written out, as in BERT: the newer exporter's graph has none that can be fused."""
-    from studio.formats._torch_choice import _fused_attention
-    from studio.formats._torch_exporters import capture, trace
-    from studio.formats._torch_model import of_module
+    from studio.formats.torch._choice import _fused_attention
+    from studio.formats.torch._exporters import capture, trace
+    from studio.formats.torch._model import of_module
 
     model = of_module(seeded(Attention), (torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.int64)), {}, real=True)
     model.free = ({0: "batch", 1: "sequence"}, {0: "batch", 1: "sequence"})

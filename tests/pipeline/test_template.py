@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from studio.core.errors import InvalidInput, NeedsSettings, NeedsTrust, from_problem
 from studio.core.preprocessing import Preprocessing
 from studio.core.tensors import DATATYPES, Signature, TensorSpec
-from studio.formats.settings_file import InputSettings, ModelSettings, parse_settings
-from studio.formats.settings_template import Known, template, title_of
+from studio.formats.settings.file import InputSettings, ModelSettings, parse_settings
+from studio.formats.settings.template import Known, template, title_of
 from studio.pipeline.kit import WorkKit
 from studio.pipeline.messages import IntakeTask, TemplateResult, TemplateTask
 from studio.pipeline.process import spawn_worker
@@ -154,7 +154,7 @@ async def test_a_settings_file_inside_a_folder_is_told(runner: Runner, tmp_path:
 ASKING = """
 from studio.core.errors import CodeFile, NeedsSettings
 from studio.formats.base import Converted, Recognition
-from studio.formats.pickle_screen import code_file
+from studio.formats.pickles.screen import code_file
 
 class Asking:
     name, title, extra = "asking", "a format that asks", None

@@ -1,0 +1,1 @@
+"""Archives around models, unpacked with containment and limits."""

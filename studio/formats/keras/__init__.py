@@ -1,0 +1,1 @@
+"""Keras 2 and 3, on PyTorch."""

@@ -1,0 +1,1 @@
+"""ONNX files and what holds them: Triton model folders, `.ort`."""

@@ -1,0 +1,1 @@
+"""What a pickle would import, found without loading it."""

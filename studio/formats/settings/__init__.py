@@ -1,0 +1,1 @@
+"""`NAME.toml` beside a model: read, checked, written."""

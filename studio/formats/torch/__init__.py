@@ -1,0 +1,1 @@
+"""PyTorch: `.pt2`, TorchScript, checkpoints, safetensors, whole modules."""

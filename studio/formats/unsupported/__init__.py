@@ -1,0 +1,1 @@
+"""What is recognised only to say what it is, and what to do instead."""
