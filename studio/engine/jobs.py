@@ -21,6 +21,7 @@ from studio.core.jobs import STEPS, Job, Step
 from studio.core.printable import printable_problem
 from studio.engine.bus import Bus
 from studio.engine.logs import Logs
+from studio.engine.turns import Turns
 from studio.inbox.groups import is_companion
 from studio.store.jobs import JobStore
 
@@ -40,7 +41,7 @@ class Jobs:
         self._store, self._log_folder, self._bus, self._logs = store, log_folder, bus, logs
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._room = {"intake": asyncio.Semaphore(parallel), "lab": asyncio.Semaphore(1)}
+        self._room = {"intake": Turns(parallel), "lab": Turns(1)}
         self._lanes: dict[str, Lane] = {}
         self._told: dict[str, float] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
@@ -170,7 +171,7 @@ class Jobs:
     async def _run(self, key: str) -> None:
         try:
             for lane in LANES:
-                async with self._room[lane]:
+                async with self._room[lane].turn(self.get(key).created):
                     if self.get(key).finished:
                         return
                     if self.get(key).state == "queued":

@@ -54,7 +54,7 @@ class Settler:
                 continue
             self._tracks[key] = _Track(group, "moving", now, now + self._settle)
             self._active.add(key)
-        return changes
+        return sorted(changes, key=lambda change: (change.kind != "gone", _when(change.group)))
 
     def accept(self, key: str) -> None:
         """Take a group as settled without reading it: it was worked through before."""
@@ -62,10 +62,11 @@ class Settler:
         self._active.discard(key)
 
     def due(self, now: float) -> list[tuple[Group, bool]]:
-        """Groups to read now, each with whether patience is over: then it goes on however it looks."""
+        """Groups to read now, what was dropped first before the others, each with whether patience is over: then it
+        goes on however it looks.
+        """
         found = []
-        for key in sorted(self._active):
-            track = self._tracks[key]
+        for track in sorted((self._tracks[key] for key in self._active), key=lambda track: _when(track.group)):
             if track.state in ("moving", "partial") and now >= track.retry:
                 track.state = "reading"
                 found.append((track.group, now >= track.since + self._patience))
@@ -99,3 +100,8 @@ class Settler:
     def _current(self, group: Group) -> _Track | None:
         track = self._tracks.get(group.key)
         return track if track is not None and track.group.files == group.files else None
+
+
+def _when(group: Group) -> tuple[int, str]:
+    """When the newest of a group's files was written; groups of the same moment go by name."""
+    return max((stamp.mtime_ns for stamp in group.files), default=0), group.key
