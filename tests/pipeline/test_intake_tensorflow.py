@@ -38,7 +38,9 @@ def python(request: pytest.FixtureRequest) -> Path:
 def models(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     script = Path(__file__).parents[1] / "formats" / "tensorflow_models.py"
-    subprocess.run([python, script, folder], check=True, capture_output=True)
+    # Other tests may have chosen another backend for this process.
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    subprocess.run([python, script, folder], check=True, capture_output=True, env=environment)
     return folder
 
 

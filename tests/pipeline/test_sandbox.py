@@ -266,7 +266,9 @@ told["started"] = started
     assert "512 processes" in runner.sandbox["limits"]
     assert told["error"] == "EAGAIN"
     assert 100 < int(told["started"]) < 512
-    left = [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+    below = [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+    # Fork servers that earlier tests have started wait for the next one.
+    left = [one for one in below if one.name() == "studio-worker" or not one.name().startswith("studio-")]
     assert not left, left
     assert int(content("/proc/sys/kernel/pid_max")) > 512, "the bound is the worker's alone"
 
