@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.formats.base import ArrivalFiles
-from studio.formats.onnx.external_data import byte_size, external, tensors
+from studio.formats.onnx.external_data import byte_size, external, slice_of, tensors
 from studio.formats.onnx.files import write_whole
 from studio.formats.onnx.model import OnnxFormat
 from studio.formats.settings.file import ModelSettings
@@ -289,3 +289,13 @@ def test_a_model_without_external_data_is_left_alone(tmp_path: Path) -> None:
     written = write_whole(finish(linear().graph), source, out / "model.onnx")
     assert written.sources == ()
     assert save(linear(), tmp_path / "same.onnx").read_bytes() == written.graph.read_bytes()
+
+
+def test_a_location_that_is_no_text_is_refused() -> None:
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "w.bin"
+    damaged = onnx.TensorProto.FromString(tensor.SerializeToString().replace(b"w.bin", b"w.bi\x80"))
+    with pytest.raises(Refused):
+        slice_of(damaged)

@@ -75,7 +75,7 @@ class Slice:
 
 def slice_of(tensor: Any) -> Slice:
     """What an external tensor says of its bytes. Raises Refused for names and sizes that can not be right."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
     name = tensor.name or "unnamed tensor"
     location = entries.get("location", "")
     _check_location(name, location)
@@ -88,6 +88,11 @@ def slice_of(tensor: Any) -> Slice:
             _FIX,
         )
     return Slice(location, offset, length)
+
+
+def _text(value: str | bytes) -> str:
+    """A string field; the protobuf library gives bytes where they are no UTF-8, which no file of ours is named by."""
+    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
 def _check_location(name: str, location: str) -> None:
