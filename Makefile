@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKSPACE ?= .workspace
 STUDIO := $(BIN)/studio --workspace $(WORKSPACE)
 
-.PHONY: help run test test-slow check format bench bench-serve pictures samples lock clean
+.PHONY: help run test test-slow check format bench bench-intake bench-serve pictures samples lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -50,6 +50,9 @@ formats: $(READY)  ## write the table of docs/formats.md from the tests that con
 
 bench: $(READY)  ## print the budgets: first paint, CLI, idle, drop to servable, registry at 10,000 versions
 	$(BIN)/python -m tests.budgets
+
+bench-intake: $(READY)  ## print what conversions cost over the bare exporters, warm and cold, one and a hundred (BENCH=--help)
+	$(BIN)/python -m tests.bench_intake $(BENCH)
 
 bench-serve: $(READY)  ## measure the endpoint beside other model servers into docs/benchmarks.md (Linux, wrk; BENCH=--help)
 	$(BIN)/python -m tests.bench_serve $(BENCH)

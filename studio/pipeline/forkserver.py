@@ -75,7 +75,7 @@ def _practise(kind: str) -> None:
 def serve(control: socket.socket, idle_seconds: float, practise: Callable[[], None]) -> None:
     """Fork what is asked for, until the other end is closed or nothing was asked for `idle_seconds`.
 
-    `practise` is called once, as soon as nobody waits.
+    `practise` is called once, as soon as nobody waits and nothing runs that it would slow down.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -88,8 +88,9 @@ def serve(control: socket.socket, idle_seconds: float, practise: Callable[[], No
     children, last, open_, practised = 0, time.monotonic(), True, False
     while open_ or children:
         rest = last + idle_seconds - time.monotonic()
-        ready = dict(poll.poll(0 if not practised else None if children else max(0, rest) * 1000))
-        if not ready and not practised:
+        wait = None if children else max(0, rest) * 1000 if practised else 0
+        ready = dict(poll.poll(wait))
+        if not ready and not practised and not children:
             practise()
             practised, last = True, time.monotonic()
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,18 @@ def test_a_hundred_arrivals_are_worked_through(tmp_path: Path) -> None:
     work_through(tmp_path / "workspace", 100)
 
 
-def work_through(workspace: Path, count: int) -> None:
+@dataclass(frozen=True)
+class Figures:
+    """Of many arrivals. `seconds` until all were endpoints or had failed; `memory` and `idle` in bytes."""
+
+    seconds: float
+    workers: int
+    memory: float
+    idle: float
+    displaced: int
+
+
+def work_through(workspace: Path, count: int) -> Figures:
     engine = RunningEngine(workspace)
     workspace.mkdir()
     (workspace / "studio.toml").write_text("[serving]\nport = 0\n[workers]\nparallel = 2\nrecipes = []\n")
@@ -46,11 +58,13 @@ def work_through(workspace: Path, count: int) -> None:
         # Later names first: their order in the folder is not that of their coming.
         stems = [f"model-{count - number:03}" for number in range(count)]
         damaged = set(stems[5::10])
+        workers, idle = 0, memory_of(engine)
+        memory = idle
         for number, stem in enumerate(stems):
             data = model(number)
             (engine.inbox / f"{stem}.onnx").write_bytes(data.replace(b"MatMul", b"MetMul") if stem in damaged else data)
-        workers, memory = 0, 0.0
-        deadline = time.monotonic() + 150
+        began = time.monotonic()
+        deadline = began + 150
         while True:
             jobs = engine.client.jobs(limit=2 * count)
             for job in jobs:
@@ -61,6 +75,7 @@ def work_through(workspace: Path, count: int) -> None:
                 break
             assert time.monotonic() < deadline, [job.state for job in jobs]
             time.sleep(0.1)
+        seconds = time.monotonic() - began
         assert {job.stem for job in jobs if job.state == "failed"} == damaged
         assert all(job.version == 1 for job in jobs if job.stem not in damaged)
         assert all(job.problem is not None for job in jobs if job.stem in damaged)
@@ -71,6 +86,7 @@ def work_through(workspace: Path, count: int) -> None:
         assert engine.client.versions(limit=2 * count).total == len(good)
         assert 1 <= workers <= MOST_WORKERS
         assert memory < MOST_MEMORY
+        return Figures(seconds, workers, memory, idle, max(ahead))
     finally:
         assert engine.stop() == 0
 
