@@ -182,7 +182,7 @@ def test_the_work_for_a_settings_file_ends_with_who_asked(engine: RunningEngine,
     command = [sys.executable, "-m", "studio.cli.main", "-w", str(engine.workspace), "init", str(path)]
     asking = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     work = engine.workspace / "run" / "work"
-    until(lambda: any((folder / "out" / "model.onnx").exists() for folder in work.glob("template-*")), "the work")
+    until(lambda: any(any(folder.rglob("model.onnx")) for folder in work.glob("template-*")), "the work")
     asking.send_signal(signal.SIGINT)
     assert asking.wait(30) != 0
     until(lambda: not list(work.glob("template-*")) and engine.child("studio.pipeline.worker") is None, "its end")
