@@ -20,6 +20,7 @@ from studio.core.manifest import (
     Verdict,
     VersionManifest,
 )
+from studio.core.recipe import plan_of
 from studio.core.tensors import Signature, TensorSpec
 from studio.store.blobs import Blobs
 
@@ -100,7 +101,7 @@ def variant(
         version=number,
         variant=name,
         created="2026-01-01T00:00:00Z",
-        recipe=name,
+        plan=plan_of(name),
         verdict=Verdict(outcome=outcome, sentence=f"{name}: {outcome} at {p50} ms"),
         machine=MACHINE,
         tools={},

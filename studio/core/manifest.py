@@ -12,6 +12,7 @@ from typing import Literal
 
 from studio.core.names import REFERENCE_VARIANT, variant_key
 from studio.core.preprocessing import Preprocessing
+from studio.core.recipe import Plan
 from studio.core.settings import GateSettings
 from studio.core.tensors import Signature
 
@@ -228,7 +229,7 @@ class VariantManifest:
     version: int
     variant: str
     created: str
-    recipe: str
+    plan: Plan
     verdict: Verdict
     machine: Machine
     tools: dict[str, str]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from studio.core.errors import StepFailed
 from studio.core.manifest import Graph, Measurement, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
+from studio.core.recipe import Plan, plan_of
 from studio.engine.keep import Keep
 from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import VariantResult, VariantTask
@@ -45,7 +46,7 @@ class Lab:
         for index, recipe in enumerate(missing):
             tell = self._progress(jobs, key, recipe, index, len(missing))
             reference = have[REFERENCE_VARIANT].measurement if REFERENCE_VARIANT in have else None
-            have[recipe] = await self._make(jobs, key, detail.manifest, recipe, reference, tell)
+            have[recipe] = await self._make(jobs, key, detail.manifest, plan_of(recipe), reference, tell)
             await self._keep.add_variant(have[recipe])
         outcomes = ", ".join(f"{name}: {have[name].verdict.outcome}" for name in wanted[1:])
         for name in ("optimised", "verified"):
@@ -57,11 +58,11 @@ class Lab:
         jobs: Jobs,
         key: str,
         version: VersionManifest,
-        recipe: str,
+        plan: Plan,
         reference: Measurement | None,
         tell: Callable[[str, float | None, str], None],
     ) -> VariantManifest:
-        work = self._workspace.work_of(key) / recipe
+        work = self._workspace.work_of(key) / plan.name
         await asyncio.to_thread(shutil.rmtree, work, True)
         out = work / "out"
         out.mkdir(parents=True)
@@ -69,7 +70,7 @@ class Lab:
         if version.samples.file is None:
             raise StepFailed(f"{version.model}:{version.version} has no sample inputs to measure with.")
         task = VariantTask(
-            recipe=recipe,
+            plan=plan,
             reference=str(blobs.path(version.graph.file.sha256)),
             out=str(out),
             samples=str(blobs.path(version.samples.file.sha256)),
@@ -92,7 +93,7 @@ class Lab:
                 fork_servers=self._fork_servers,
             )
             graph = await asyncio.to_thread(self._store, result) if result.graph else None
-            return self._manifest(version, recipe, result, graph)
+            return self._manifest(version, plan, result, graph)
         finally:
             await asyncio.to_thread(shutil.rmtree, self._workspace.work_of(key), True)
 
@@ -102,17 +103,17 @@ class Lab:
         return replace(result.graph, file=replace(reference, name=result.graph.file.name))
 
     @staticmethod
-    def _manifest(version: VersionManifest, recipe: str, result: VariantResult, graph: Graph | None) -> VariantManifest:
+    def _manifest(version: VersionManifest, plan: Plan, result: VariantResult, graph: Graph | None) -> VariantManifest:
         return VariantManifest(
             model=version.model,
             version=version.version,
-            variant=recipe,
+            variant=plan.name,
             created=utc_now(),
-            recipe=recipe,
+            plan=plan,
             verdict=result.verdict,
             machine=result.machine,
             tools=result.tools,
-            graph=graph if recipe != REFERENCE_VARIANT else version.graph,
+            graph=graph if plan.name != REFERENCE_VARIANT else version.graph,
             fidelity=result.fidelity,
             measurement=result.measurement,
             parameters=result.parameters,

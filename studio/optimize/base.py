@@ -9,33 +9,121 @@ import importlib
 import importlib.metadata
 import logging
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
+from studio.core.manifest import InputsKind, Verdict
 from studio.core.names import check_variant_name
+from studio.core.recipe import OptionValue
 
 GROUP = "studio.recipes"
 Report = Callable[[float, str], None]
 """Progress from 0 to 1, and what is being done."""
+Feed = dict[str, npt.NDArray[Any]]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A named way to make a variant; `name` is also the variant's.
+class Option:
+    """One thing that the user may set. `low` and `high` bound a number; `choices`, where given, are all there is."""
 
-    `applies(model)` takes an onnx.ModelProto and answers '' or the reason why not, as the end of '… does not apply: '.
-    `apply(src, out, report)` reads the reference graph and writes a self-contained ONNX file; it returns the parameters
-    it used, for the manifest. It raises Refused where the result would not load or nothing would change.
+    name: str
+    default: OptionValue
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[OptionValue, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What there is to calibrate and train with: rows set apart, on which no variant is ever judged.
+
+    `inputs` by name, rows first, None where there are no real ones (`kind` is then 'synthetic'); `labels` one a row.
+    """
+
+    kind: InputsKind = "synthetic"
+    inputs: Feed | None = None
+    labels: npt.NDArray[Any] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows to calibrate with, 0 where there are none."""
+        return 0 if self.inputs is None else max((len(rows) for rows in self.inputs.values() if rows.ndim), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """The torch module that a version was exported from, where its source is one. `load()` gives the nn.Module in
+    evaluation mode; `export(module, out)` writes it as ONNX with the version's signature. Both raise StudioError.
+    """
+
+    load: Callable[[], Any]
+    export: Callable[[Any, Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a recipe may count on, told before it costs anything. `rows` to calibrate with, of that kind; `module`:
+    whether the version has a torch module."""
+
+    kind: InputsKind = "synthetic"
+    rows: int = 0
+    module: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One application of a recipe.
+
+    Reads the graph `src` (a reference, or what the step before made) and writes a self-contained ONNX file `out`.
+    `options` holds all of the recipe's options. `judge(path)` gives the verdict on the fidelity of a graph against the
+    reference on the evidence, without speed: what a recipe may steer by. `module` is None where there is none.
+    """
+
+    src: Path
+    out: Path
+    report: Report = lambda share, text: None
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
+    judge: Callable[[Path], Verdict] | None = None
+    module: Module | None = None
+    threads: int = 1
+
+    def number(self, name: str) -> float:
+        """An option that is a number."""
+        value = self.options[name]
+        assert isinstance(value, int | float)
+        return value
+
+    def text(self, name: str) -> str:
+        """An option that is a text."""
+        return str(self.options[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A named way to make a variant; `name` is also the variant's where it is made alone.
+
+    `applies(model, given)` takes an onnx.ModelProto and answers '' or the reason why not, as the end of '… does not
+    apply: '. `apply(work)` returns the parameters it used, for the manifest; it raises Refused where the result would
+    not load or nothing would change.
     """
 
     name: str
     title: str
-    applies: Callable[[Any], str]
-    apply: Callable[[Path, Path, Report], dict[str, str]]
+    applies: Callable[[Any, Given], str]
+    apply: Callable[[Work], dict[str, str]]
+    options: tuple[Option, ...] = ()
+
+    def settings(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
+        """All options: those given, else their defaults."""
+        return {option.name: given.get(option.name, option.default) for option in self.options}
 
 
 def recipes() -> dict[str, Recipe]:

@@ -7,18 +7,17 @@ Values beyond ±65504, the largest 16-bit float, are clipped; fidelity shows whe
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from studio.core.errors import Refused
 from studio.optimize import graphs
-from studio.optimize.base import Recipe, Report
+from studio.optimize.base import Given, Recipe, Work
 
 _FEWEST = 256  # below this, the casts around the graph take more bytes than halving the weights saves
 _FLOAT, _FLOAT16 = 1, 10  # onnx.TensorProto.FLOAT, FLOAT16
 
 
-def applies(model: Any) -> str:
+def applies(model: Any, given: Given) -> str:
     """'' or why there is nothing to halve."""
     if quantised := graphs.already_quantised(model):
         return f"its weights are quantised already ({quantised})"
@@ -49,10 +48,11 @@ def _elements(tensor: Any) -> int:
     return prod(max(dim, 0) for dim in tensor.dims)
 
 
-def apply(src: Path, out: Path, report: Report) -> dict[str, str]:
+def apply(work: Work) -> dict[str, str]:
     """Write the 16-bit graph. Raises Refused when the result does not load or has another interface."""
     from onnxruntime.transformers import float16
 
+    src, out, report = work.src, work.out, work.report
     report(0.0, "reading the graph")
     model = graphs.load(src)
     version = model.ir_version

@@ -7,24 +7,24 @@ of time brought no faster runs for any model it was tried on, and what is not re
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 from studio.core.errors import Refused
 from studio.optimize import graphs
-from studio.optimize.base import Recipe, Report
+from studio.optimize.base import Given, Recipe, Work
 
 
-def applies(model: Any) -> str:
+def applies(model: Any, given: Given) -> str:
     """Always: any graph is its own reference."""
     return ""
 
 
-def apply(src: Path, out: Path, report: Report) -> dict[str, str]:
+def apply(work: Work) -> dict[str, str]:
     """Copy the file byte for byte; weights that lie in other files come into it. Raises Refused."""
     import onnx
     from onnx.external_data_helper import uses_external_data
 
+    src, out, report = work.src, work.out, work.report
     report(0.0, "reading the graph")
     try:
         model = onnx.load(src, load_external_data=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from studio.core.errors import Refused
 from studio.optimize import graphs
-from studio.optimize.base import Recipe, Report
+from studio.optimize.base import Given, Recipe, Work
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _MATRIX = {"MatMul": (1,), "Gemm": (1,), "LSTM": (1, 2), "Attention": (1,)}  # operator -> places of its weights
@@ -22,7 +22,7 @@ _EMBEDDING = {"Gather": (0,)}
 _TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
 
 
-def applies(model: Any) -> str:
+def applies(model: Any, given: Given) -> str:
     """'' or why there is nothing to quantise."""
     if quantised := graphs.already_quantised(model):
         return f"it is quantised already ({quantised})"
@@ -51,11 +51,12 @@ def _targets(model: Any, wanted: dict[str, tuple[int, ...]]) -> list[str]:
     ]
 
 
-def apply(src: Path, out: Path, report: Report) -> dict[str, str]:
+def apply(work: Work) -> dict[str, str]:
     """Write the quantised graph. Raises Refused when that fails, changes nothing or does not load."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    src, out, report = work.src, work.out, work.report
     report(0.0, "reading the graph")
     model = graphs.load(src)
     version = model.ir_version

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from studio.core.errors import InvalidInput, NotFound
+from studio.core.manifest import Fidelity, Verdict
+from studio.core.recipe import Step
 from studio.formats.onnx.files import parse
-from studio.optimize.base import recipes
+from studio.optimize.base import Evidence, Given, Recipe, Work, recipes
 from studio.pipeline.intake import file_ref
 from studio.pipeline.messages import MadeResult, MeasureTask, Progress, VariantResult, VariantTask
+from studio.verify.evidence import Split, split
 from studio.verify.fidelity import fidelity_of
 from studio.verify.graph_info import describe
 from studio.verify.inputs import LoadedSamples, load_samples
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.measure import measure, measure_reference
 from studio.verify.session import open_session, signature_of
-from studio.verify.verdict import judge, reference_verdict
+from studio.verify.verdict import judge, judge_fidelity, reference_verdict
 
 
 def run_make(task: VariantTask, report: Progress) -> MadeResult:
-    """Apply the recipe and compare the result with the reference. Raises StudioError."""
+    """Apply the plan's recipes one after the other and compare the result with the reference. Raises StudioError."""
     out = Path(task.out)
     out.mkdir(parents=True, exist_ok=True)
-    known = recipes()
-    recipe = known.get(task.recipe)
-    if recipe is None:
-        raise NotFound(
-            f"There is no recipe '{task.recipe}'.",
-            f"Known: {', '.join(known)}.",
-            "Correct workers.recipes in studio.toml.",
-        )
-    report("optimised", 0.0, recipe.title)
-    reason = recipe.applies(parse(Path(task.reference)))
-    if reason:
-        report("optimised", 1.0, f"does not apply: {reason}")
-        return MadeResult(reason=reason, machine=this_machine(), tools=tool_versions())
-    path = out / "model.onnx"
-    parameters = recipe.apply(Path(task.reference), path, lambda share, detail: report("optimised", share, detail))
-    if not path.is_file() or path.is_symlink():
-        raise InvalidInput(f"The recipe '{task.recipe}' wrote no graph.")
-    graph = describe(parse(path), file_ref(path))
-    report("verified", 0.0, "comparing with the reference")
     samples = _samples(task)
-    fidelity = fidelity_of(
-        path,
-        task.reference,
-        samples.inputs,
-        samples.labels,
-        task.kind,
-        task.batchable,
-        task.threads,
-        lambda share, detail: report("verified", share, detail),
-    )
+    evidence = _evidence(samples, task)
+    parameters: dict[str, str] = {}
+    graph_path = Path(task.reference)
+    for number, step in enumerate(task.plan.steps):
+        recipe = _recipe(step)
+        report("optimised", number / len(task.plan.steps), recipe.title)
+        reason = recipe.applies(parse(graph_path), Given(kind=evidence.kind, rows=evidence.rows))
+        if reason:
+            report("optimised", 1.0, f"does not apply: {reason}")
+            words = reason if len(task.plan.steps) == 1 else f"{recipe.name}: {reason}"
+            return MadeResult(reason=words, machine=this_machine(), tools=tool_versions())
+        made = out / ("model.onnx" if number + 1 == len(task.plan.steps) else f"step-{number}.onnx")
+        used = recipe.apply(
+            Work(
+                src=graph_path,
+                out=made,
+                report=_share(report, number, len(task.plan.steps)),
+                options=recipe.settings(step.options),
+                evidence=evidence,
+                judge=_judge(task, samples.apart),
+                threads=task.threads,
+            )
+        )
+        if not made.is_file() or made.is_symlink():
+            raise InvalidInput(f"The recipe '{recipe.name}' wrote no graph.")
+        parameters |= used if len(task.plan.steps) == 1 else {f"{recipe.name}: {name}": of for name, of in used.items()}
+        graph_path = made
+    graph = describe(parse(graph_path), file_ref(graph_path))
+    report("verified", 0.0, "comparing with the reference")
+    fidelity = _fidelity(task, graph_path, samples.judged, lambda share, detail: report("verified", share, detail))
     return MadeResult(
         graph=graph,
-        graph_path=str(path),
+        graph_path=str(graph_path),
         fidelity=fidelity,
         parameters=parameters,
         machine=this_machine(),
@@ -62,10 +67,49 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     )
 
 
+def _recipe(step: Step) -> Recipe:
+    known = recipes()
+    if step.recipe not in known:
+        raise NotFound(
+            f"There is no recipe '{step.recipe}'.",
+            f"Known: {', '.join(known)}.",
+            "Correct workers.recipes in studio.toml.",
+        )
+    return known[step.recipe]
+
+
+def _share(report: Progress, number: int, count: int) -> Callable[[float, str], None]:
+    return lambda share, detail: report("optimised", (number + share) / count, detail)
+
+
+def _evidence(samples: Split, task: VariantTask) -> Evidence:
+    if samples.apart is None:
+        return Evidence()
+    return Evidence(kind=task.kind, inputs=samples.apart.inputs, labels=samples.apart.labels)
+
+
+def _judge(task: VariantTask, apart: LoadedSamples | None) -> Callable[[Path], Verdict] | None:
+    """What a recipe may steer by: the gates on fidelity, on the rows it was given."""
+    if apart is None:
+        return None
+    return lambda path: judge_fidelity(path.stem, _fidelity(task, path, apart), task.gates)
+
+
+def _fidelity(
+    task: VariantTask,
+    path: Path | str,
+    samples: LoadedSamples,
+    report: Callable[[float, str], None] | None = None,
+) -> Fidelity:
+    return fidelity_of(
+        path, task.reference, samples.inputs, samples.labels, task.kind, task.batchable, task.threads, report
+    )
+
+
 def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
     """Measure a variant beside its reference, or the reference alone, and judge. Raises StudioError."""
     variant, made = task.variant, task.made
-    samples = _samples(variant)
+    samples = _samples(variant).judged
 
     def measuring(share: float, detail: str) -> None:
         report("measured", share, detail)
@@ -73,15 +117,7 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
     if made is None or made.graph is None or made.fidelity is None:
         alone = measure_reference(variant.reference, samples.inputs, variant.batchable, variant.threads, measuring)
         # Against itself: what is learnt is its accuracy on the labelled samples.
-        itself = fidelity_of(
-            variant.reference,
-            variant.reference,
-            samples.inputs,
-            samples.labels,
-            variant.kind,
-            variant.batchable,
-            variant.threads,
-        )
+        itself = _fidelity(variant, variant.reference, samples)
         return VariantResult(
             verdict=reference_verdict(alone, variant.reference_size),
             fidelity=itself,
@@ -93,7 +129,7 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
         made.graph_path, variant.reference, samples.inputs, variant.batchable, variant.threads, measuring
     )
     verdict = judge(
-        variant.recipe,
+        variant.plan.name,
         made.fidelity,
         measurement,
         made.graph.size,
@@ -113,6 +149,6 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
     )
 
 
-def _samples(task: VariantTask) -> LoadedSamples:
-    session = open_session(task.reference, task.threads, optimised=False)
-    return load_samples(task.samples, signature_of(session))
+def _samples(task: VariantTask) -> Split:
+    signature = signature_of(open_session(task.reference, task.threads, optimised=False))
+    return split(load_samples(task.samples, signature), task.kind, signature)

@@ -10,6 +10,7 @@ from studio.core import codec
 from studio.core.errors import InvalidInput, Problem
 from studio.core.manifest import Fidelity, Graph, InputsKind, Machine, Measurement, Verdict
 from studio.core.preprocessing import Preprocessing
+from studio.core.recipe import Plan
 from studio.core.settings import GateSettings
 from studio.core.tensors import Signature
 
@@ -128,14 +129,14 @@ class TemplateResult:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantTask:
-    """Make and judge one variant with `recipe`; the reference variant's own name only measures the reference.
+    """Make and judge one variant by `plan`; the plan with the reference variant's name only measures the reference.
 
     `samples`: the version's `.npz`, `kind` where it came from. `reference_size` in bytes, weights included;
     `reference_measurement`: that of the reference variant, where it was taken already. `out`: an empty folder.
     `weights`: the reference's external data, in the same folder.
     """
 
-    recipe: str
+    plan: Plan
     reference: str
     out: str
     samples: str

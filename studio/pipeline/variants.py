@@ -26,19 +26,19 @@ async def make_variant(
     on_progress: Progress | None = None,
     fork_servers: ForkServers | None = None,
 ) -> VariantResult:
-    """Make, compare, measure and judge one variant; the recipe `fp32` only measures the reference.
+    """Make, compare, measure and judge one variant; the plan `fp32` only measures the reference.
 
-    A recipe that does not apply, fails or ends its worker is an answer too: a result without a graph, whose verdict
+    A plan that does not apply, fails or ends its worker is an answer too: a result without a graph, whose verdict
     says why. `machine` is for that case, where no worker could tell. Raises Cancelled, and StudioError when the
     reference itself can not be measured.
     """
-    if task.recipe == REFERENCE_VARIANT:
+    if task.plan.name == REFERENCE_VARIANT:
         return await _measure(settings, scratch, log_path, MeasureTask(variant=task), on_progress, fork_servers)
     try:
         async with spawn_worker(settings, scratch, log_path, "lab", task.threads, fork_servers=fork_servers) as worker:
             made = await worker.run(task, on_progress)
         if made.graph is None:
-            sentence = f"{task.recipe} does not apply: {made.reason.rstrip('.')}."
+            sentence = f"{task.plan.name} does not apply: {made.reason.rstrip('.')}."
             verdict = Verdict(outcome="not applicable", sentence=sentence)
             return VariantResult(verdict=verdict, machine=made.machine, tools=made.tools)
         result = await _measure(
@@ -48,7 +48,7 @@ async def make_variant(
         raise
     except StudioError as error:
         problem = replace(error.problem, fix="")
-        verdict = Verdict(outcome="reject", sentence=f"{task.recipe} could not be made: {problem.sentence()}")
+        verdict = Verdict(outcome="reject", sentence=f"{task.plan.name} could not be made: {problem.sentence()}")
         return VariantResult(verdict=verdict, machine=machine, tools={})
     return result
 

@@ -54,6 +54,16 @@ def judge(
 _WORTH = ("smaller or faster", "not much slower")
 
 
+def judge_fidelity(variant: str, fidelity: Fidelity, gates: GateSettings) -> Verdict:
+    """Keep or reject by the rules on agreement alone: what can be known before anything is measured."""
+    checks = fidelity_gates(fidelity, gates)
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        return Verdict(outcome="keep", sentence=f"{variant}: {agreement_words(fidelity)}.", gates=checks)
+    why = "; ".join(_failure(check) for check in failed)
+    return Verdict(outcome="reject", sentence=f"{variant} rejected: {why}, on {_on(fidelity)}.", gates=checks)
+
+
 def reference_verdict(measurement: Measurement, size: int) -> Verdict:
     """What is said of the reference itself."""
     latency = f"{_ms(measurement.p50)} at batch {measurement.latency[0].batch}"

@@ -23,6 +23,7 @@ from studio.core.manifest import (
     VersionManifest,
 )
 from studio.core.metrics import Point
+from studio.core.recipe import plan_of
 from studio.core.tensors import Signature, TensorSpec
 from studio.core.views import (
     CallExample,
@@ -151,7 +152,7 @@ def version_detail() -> VersionDetail:
         version=1,
         variant="int8",
         created="2026-11-21T04:01:00Z",
-        recipe="int8",
+        plan=plan_of("int8"),
         verdict=Verdict(outcome="keep", sentence="3.9x smaller, 1.4x faster.", gates=()),
         machine=MACHINE,
         tools={},

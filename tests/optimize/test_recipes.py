@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import Refused
 from studio.optimize import graphs, int8
-from studio.optimize.base import GROUP, Recipe, recipes
+from studio.optimize.base import GROUP, Given, Recipe, Work, recipes
 
 from .conftest import save, value
 
@@ -24,7 +24,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def make(name: str, src: Path) -> tuple[Path, dict[str, str], list[float]]:
     out, told = src.with_name(f"{src.stem}-{name}.onnx"), []
-    parameters = recipes()[name].apply(src, out, lambda share, text: told.append(share))
+    parameters = recipes()[name].apply(Work(src=src, out=out, report=lambda share, text: told.append(share)))
     return out, parameters, told
 
 
@@ -34,7 +34,7 @@ IDS = {"ids": np.random.default_rng(1).integers(0, 500, (6, 12))}
 
 @pytest.mark.parametrize("name", ["fp16", "int8"])
 def test_a_variant_is_smaller_valid_and_near(name: str, conv_net: Path, outputs_of) -> None:
-    assert recipes()[name].applies(onnx.load(conv_net)) == ""
+    assert recipes()[name].applies(onnx.load(conv_net), Given()) == ""
     out, parameters, told = make(name, conv_net)
     model = onnx.load(out)
     onnx.checker.check_model(model, full_check=True)
@@ -81,7 +81,7 @@ def test_int8_reads_weights_in_constant_nodes(tmp_path: Path, outputs_of) -> Non
     weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32))
     nodes = [helper.make_node("Constant", [], ["w"], value=weight), helper.make_node("MatMul", ["x", "w"], ["y"])]
     src = save(tmp_path / "m.onnx", nodes, [value("x", "n", 32)], [value("y", "n", 32)])
-    assert recipes()["int8"].applies(onnx.load(src)) == ""
+    assert recipes()["int8"].applies(onnx.load(src), Given()) == ""
     out, _, _ = make("int8", src)
     feed = {"x": np.random.default_rng(1).standard_normal((4, 32)).astype(np.float32)}
     assert cosine(outputs_of(src, feed)["y"], outputs_of(out, feed)["y"]) > 0.999
@@ -116,20 +116,20 @@ def test_int8_takes_graphs_with_fused_operators(tmp_path: Path, outputs_of) -> N
 
 def test_what_a_recipe_does_not_fit_it_says_why(trees: Path, tmp_path: Path, conv_net: Path) -> None:
     model = onnx.load(trees)
-    assert recipes()["int8"].applies(model).startswith("its work is a tree ensemble (TreeEnsembleRegressor)")
-    assert "only compute in 32 bits (TreeEnsembleRegressor)" in recipes()["fp16"].applies(model)
+    assert recipes()["int8"].applies(model, Given()).startswith("its work is a tree ensemble (TreeEnsembleRegressor)")
+    assert "only compute in 32 bits (TreeEnsembleRegressor)" in recipes()["fp16"].applies(model, Given())
     node = helper.make_node("Conv", ["x", "k"], ["y"])
     weights = {"k": np.ones((4, 3, 3, 3), np.float32)}
     only = save(tmp_path / "c.onnx", [node], [value("x", "n", 3, 9, 9)], [value("y", "n", 4, 7, 7)], weights)
-    assert recipes()["int8"].applies(onnx.load(only)).startswith("its weights are in convolutions (Conv × 1)")
-    assert "too few to gain" in recipes()["fp16"].applies(onnx.load(only))
+    assert recipes()["int8"].applies(onnx.load(only), Given()).startswith("its weights are in convolutions (Conv × 1)")
+    assert "too few to gain" in recipes()["fp16"].applies(onnx.load(only), Given())
     relu = helper.make_node("Relu", ["x"], ["y"])
     plain = onnx.load(save(tmp_path / "r.onnx", [relu], [value("x", "n")], [value("y", "n")]))
-    assert recipes()["int8"].applies(plain).endswith("constant 32-bit weights, only Relu")
+    assert recipes()["int8"].applies(plain, Given()).endswith("constant 32-bit weights, only Relu")
     for name in ("fp16", "int8"):
         made = onnx.load(make(name, conv_net)[0])
-        assert "already" in recipes()[name].applies(made)
-    assert "quantised already" in recipes()["fp16"].applies(onnx.load(make("int8", conv_net)[0]))
+        assert "already" in recipes()[name].applies(made, Given())
+    assert "quantised already" in recipes()["fp16"].applies(onnx.load(make("int8", conv_net)[0]), Given())
 
 
 def test_fp16_counts_what_it_clips(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_dynamo_export_takes_both_recipes(tmp_path: Path, outputs_of) -> None:
     feed = {name: IMAGES["x"]}
     reference = next(iter(outputs_of(src, feed).values()))
     for recipe in ("fp16", "int8"):
-        assert recipes()[recipe].applies(onnx.load(src)) == ""
+        assert recipes()[recipe].applies(onnx.load(src), Given()) == ""
         out, _, _ = make(recipe, src)
         assert cosine(reference, next(iter(outputs_of(out, feed).values()))) > 0.999
 

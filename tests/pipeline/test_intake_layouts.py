@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from studio.core.errors import InvalidInput, NeedsSettings, Refused, StepFailed
+from studio.core.recipe import plan_of
 from studio.core.settings import WorkerSettings
 from studio.pipeline.messages import MeasureTask, VariantTask
 from studio.pipeline.process import spawn_worker
@@ -130,7 +131,7 @@ async def test_the_reference_of_an_ort_file_is_measured_from_a_blob_without_an_e
     blob = tmp_path / result.graph.file.sha256
     blob.write_bytes(content(result.graph_path))
     task = VariantTask(
-        recipe="fp32",
+        plan=plan_of("fp32"),
         reference=str(blob),
         out=str(tmp_path / "lab" / "out"),
         samples=result.samples_path,

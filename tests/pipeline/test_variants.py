@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.manifest import Measurement
+from studio.core.recipe import plan_of
 from studio.core.settings import WorkerSettings
 from studio.pipeline.messages import IntakeResult, VariantResult, VariantTask
 from studio.pipeline.variants import make_variant
@@ -37,7 +38,7 @@ async def variant(
     scratch = runner.root / f"lab-{recipe}"
     scratch.mkdir()
     task = VariantTask(
-        recipe=recipe,
+        plan=plan_of(recipe),
         reference=intake.graph_path,
         out=str(scratch / "out"),
         samples=intake.samples_path,
@@ -80,7 +81,7 @@ CRASHING = """
 import ctypes
 from studio.optimize.base import Recipe
 
-RECIPE = Recipe(name="crash", title="Crash", applies=lambda model: "", apply=lambda *_: ctypes.string_at(0))
+RECIPE = Recipe(name="crash", title="Crash", applies=lambda model, given: "", apply=lambda work: ctypes.string_at(0))
 """
 
 

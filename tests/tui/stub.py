@@ -33,6 +33,7 @@ from studio.core.manifest import (
     VersionManifest,
 )
 from studio.core.metrics import Point, RequestLine, Sample, Tick
+from studio.core.recipe import plan_of
 from studio.core.tensors import Signature, TensorSpec
 from studio.core.views import (
     CallExample,
@@ -175,7 +176,7 @@ def version_detail(row: VersionRow) -> VersionDetail:
             version=row.version,
             variant=one.variant,
             created=row.created,
-            recipe=one.variant,
+            plan=plan_of(one.variant),
             verdict=Verdict(
                 outcome=one.outcome,
                 sentence=one.sentence,

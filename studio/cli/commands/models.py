@@ -158,7 +158,7 @@ def evidence(variant: VariantManifest) -> str:
     made = fields(
         [
             ("variant", f"{variant.model}:{variant.key}"),
-            ("recipe", variant.recipe),
+            ("recipe", variant.plan.text),
             ("verdict", f"{variant.verdict.outcome}: {variant.verdict.sentence}"),
             ("fidelity", fidelity_words(variant.fidelity) if variant.fidelity else ""),
         ]

@@ -136,7 +136,7 @@ def lineage(detail: VersionDetail) -> Content:
     for variant in made:
         assert variant.graph is not None
         parts += [
-            f"  {variant.variant}  {text.size(variant.graph.size)}  recipe {variant.recipe}",
+            f"  {variant.variant}  {text.size(variant.graph.size)}  recipe {variant.plan.text}",
             (f"  sha256 {variant.graph.file.sha256[:12]}\n", "$muted"),
         ]
     parts += _heading("Made on")
