@@ -45,10 +45,12 @@ class Evidence:
     """What there is to calibrate and train with: rows set apart, on which no variant is ever judged.
 
     `inputs` by name, rows first, None where there are no real ones (`kind` is then 'synthetic'); `labels` one a row.
+    `runs`: the same rows as feeds that the graph takes, whatever batch it is bound to.
     """
 
     kind: InputsKind = "synthetic"
     inputs: Feed | None = None
+    runs: tuple[Feed, ...] = ()
     labels: npt.NDArray[Any] | None = None
 
     @property
@@ -112,7 +114,8 @@ class Recipe:
 
     `applies(model, given)` takes an onnx.ModelProto and answers '' or the reason why not, as the end of '… does not
     apply: '. `apply(work)` returns the parameters it used, for the manifest; it raises Refused where the result would
-    not load or nothing would change.
+    not load or nothing would change. `tools`: distributions that it uses beside ONNX Runtime, onnx and numpy, whose
+    versions belong to a variant's record.
     """
 
     name: str
@@ -120,6 +123,7 @@ class Recipe:
     applies: Callable[[Any, Given], str]
     apply: Callable[[Work], dict[str, str]]
     options: tuple[Option, ...] = ()
+    tools: tuple[str, ...] = ()
 
     def settings(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
         """All options: those given, else their defaults."""

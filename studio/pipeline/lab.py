@@ -7,7 +7,8 @@ from pathlib import Path
 
 from studio.core.errors import InvalidInput, NotFound
 from studio.core.manifest import Fidelity, Verdict
-from studio.core.recipe import Step
+from studio.core.recipe import OptionValue, Step
+from studio.core.tensors import Signature
 from studio.formats.onnx.files import parse
 from studio.optimize.base import Evidence, Given, Recipe, Work, recipes
 from studio.pipeline.intake import file_ref
@@ -15,20 +16,23 @@ from studio.pipeline.messages import MadeResult, MeasureTask, Progress, VariantR
 from studio.verify.evidence import Split, split
 from studio.verify.fidelity import fidelity_of
 from studio.verify.graph_info import describe
-from studio.verify.inputs import LoadedSamples, load_samples
+from studio.verify.inputs import LoadedSamples, load_samples, split_runs
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.measure import measure, measure_reference
 from studio.verify.session import open_session, signature_of
 from studio.verify.verdict import judge, judge_fidelity, reference_verdict
+
+_RUN_ROWS = 16
 
 
 def run_make(task: VariantTask, report: Progress) -> MadeResult:
     """Apply the plan's recipes one after the other and compare the result with the reference. Raises StudioError."""
     out = Path(task.out)
     out.mkdir(parents=True, exist_ok=True)
-    samples = _samples(task)
-    evidence = _evidence(samples, task)
+    samples, signature = _samples(task)
+    evidence = _evidence(samples, task, signature)
     parameters: dict[str, str] = {}
+    tools = tool_versions(*(name for step in task.plan.steps for name in _recipe(step).tools))
     graph_path = Path(task.reference)
     for number, step in enumerate(task.plan.steps):
         recipe = _recipe(step)
@@ -37,14 +41,15 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
         if reason:
             report("optimised", 1.0, f"does not apply: {reason}")
             words = reason if len(task.plan.steps) == 1 else f"{recipe.name}: {reason}"
-            return MadeResult(reason=words, machine=this_machine(), tools=tool_versions())
+            return MadeResult(reason=words, machine=this_machine(), tools=tools)
         made = out / ("model.onnx" if number + 1 == len(task.plan.steps) else f"step-{number}.onnx")
-        used = recipe.apply(
+        options = recipe.settings(step.options)
+        used = {name: _words(of) for name, of in options.items()} | recipe.apply(
             Work(
                 src=graph_path,
                 out=made,
                 report=_share(report, number, len(task.plan.steps)),
-                options=recipe.settings(step.options),
+                options=options,
                 evidence=evidence,
                 judge=_judge(task, samples.apart),
                 threads=task.threads,
@@ -63,8 +68,14 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
         fidelity=fidelity,
         parameters=parameters,
         machine=this_machine(),
-        tools=tool_versions(),
+        tools=tools,
     )
+
+
+def _words(value: OptionValue) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _recipe(step: Step) -> Recipe:
@@ -82,10 +93,12 @@ def _share(report: Progress, number: int, count: int) -> Callable[[float, str], 
     return lambda share, detail: report("optimised", (number + share) / count, detail)
 
 
-def _evidence(samples: Split, task: VariantTask) -> Evidence:
+def _evidence(samples: Split, task: VariantTask, signature: Signature) -> Evidence:
     if samples.apart is None:
         return Evidence()
-    return Evidence(kind=task.kind, inputs=samples.apart.inputs, labels=samples.apart.labels)
+    inputs = samples.apart.inputs
+    runs = split_runs(signature, inputs, _RUN_ROWS if task.batchable else 1)
+    return Evidence(kind=task.kind, inputs=inputs, runs=tuple(runs), labels=samples.apart.labels)
 
 
 def _judge(task: VariantTask, apart: LoadedSamples | None) -> Callable[[Path], Verdict] | None:
@@ -109,7 +122,7 @@ def _fidelity(
 def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
     """Measure a variant beside its reference, or the reference alone, and judge. Raises StudioError."""
     variant, made = task.variant, task.made
-    samples = _samples(variant).judged
+    samples = _samples(variant)[0].judged
 
     def measuring(share: float, detail: str) -> None:
         report("measured", share, detail)
@@ -149,6 +162,6 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
     )
 
 
-def _samples(task: VariantTask) -> Split:
+def _samples(task: VariantTask) -> tuple[Split, Signature]:
     signature = signature_of(open_session(task.reference, task.threads, optimised=False))
-    return split(load_samples(task.samples, signature), task.kind, signature)
+    return split(load_samples(task.samples, signature), task.kind, signature), signature
