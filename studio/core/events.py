@@ -8,7 +8,18 @@ from typing import Any, Literal
 from studio.core.journal import TrustedCode
 
 EventKind = Literal[
-    "job", "version", "variant", "alias", "trust", "server", "metrics", "requests", "comparison", "log", "status"
+    "job",
+    "version",
+    "variant",
+    "alias",
+    "route",
+    "trust",
+    "server",
+    "metrics",
+    "requests",
+    "comparison",
+    "log",
+    "status",
 ]
 
 
@@ -29,6 +40,7 @@ class Event:
     version      {"model", "version", "change": "added" | "archived" | "restored" | "purged"}
     variant      {"model", "version", "variant", "outcome"}
     alias        studio.core.journal.AliasMove
+    route        studio.core.journal.RouteChange
     trust        TrustChange
     server       studio.core.views.ServerStatus
     metrics      studio.core.metrics.Tick

@@ -16,6 +16,7 @@ Action = Literal[
     "variant.added",
     "alias.moved",
     "alias.removed",
+    "route.changed",
     "code.trusted",
     "code.distrusted",
 ]
@@ -27,6 +28,7 @@ GENESIS = "0" * 64
 class Entry:
     """One change. `subject` is a reference (`digits:production`, `digits:3`); `before`/`after` are what it stood for.
 
+    Of a route the subject is the model, `before`/`after` are its text (`studio.core.route`); empty = the primary alone.
     Of trusted code the subject is `sha256:HASH`, `before`/`after` the name of the file, `why` what it would import.
     `actor` is who asked: `tui`, `cli`, `sdk`, `engine`. `prev` is the hash of the entry before, `hash` covers all else.
     """
@@ -56,6 +58,18 @@ class AliasMove:
 
     model: str
     alias: str
+    before: str
+    after: str
+    why: str
+    actor: str
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteChange:
+    """How requests for a model are spread was changed; `before` and `after` as `studio.core.route.Route.text`."""
+
+    model: str
     before: str
     after: str
     why: str

@@ -40,14 +40,59 @@ class RequestLine:
     error: str = ""
 
 
+@dataclass(kw_only=True)
+class ShadowFigures:
+    """What a shadow gave for copies of the requests that `target` had answered. Both are full references.
+
+    Of the copies some were `compared`, some `dropped` because the server had other work, some `failed`; `error` is the
+    newest reason. Over the compared ones, by output row: `rows`, of these `ranked` ones have scores to choose from, and
+    on `same` the best is the same; `cosines` of the outputs that have one, their sum and the worst; `max_abs`, the
+    largest difference of a value. `target_us` and `shadow_us` are the time in the runtime: of the run that the answered
+    request was part of, and of the copy's own.
+    """
+
+    model: str
+    target: str
+    shadow: str
+    compared: int = 0
+    dropped: int = 0
+    failed: int = 0
+    rows: int = 0
+    ranked: int = 0
+    same: int = 0
+    cosines: int = 0
+    cosine_sum: float = 0.0
+    cosine_min: float = 1.0
+    max_abs: float = 0.0
+    target_us: Histogram = field(default_factory=Histogram)
+    shadow_us: Histogram = field(default_factory=Histogram)
+    error: str = ""
+
+    @property
+    def agreement(self) -> float | None:
+        """The part of the rows on which both choose the same; None where nothing is chosen."""
+        return self.same / self.ranked if self.ranked else None
+
+    def add(self, other: ShadowFigures) -> None:
+        """Take in what was seen in another interval."""
+        for name in ("compared", "dropped", "failed", "rows", "ranked", "same", "cosines", "cosine_sum"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.cosine_min = min(self.cosine_min, other.cosine_min)
+        self.max_abs = max(self.max_abs, other.max_abs)
+        self.target_us.merge(other.target_us)
+        self.shadow_us.merge(other.shadow_us)
+        self.error = other.error or self.error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """One second of the whole server: a sample for every target that had traffic."""
+    """One second of the whole server: a sample for every target that had traffic, figures of every shadow that ran."""
 
     at: float
     samples: tuple[Sample, ...]
     loaded: int = 0
     memory: int = 0
+    shadows: tuple[ShadowFigures, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

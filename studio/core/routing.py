@@ -8,6 +8,7 @@ from typing import Any
 
 from studio.core.names import REFERENCE_VARIANT, Reference, variant_key
 from studio.core.preprocessing import Preprocessing
+from studio.core.route import Arm
 from studio.core.tensors import Signature, TensorSpec
 
 
@@ -50,12 +51,24 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRoutes:
-    """All of one model. `primary` answers the bare name; `aliases` name keys of `targets` (`latest` included)."""
+    """All of one model. `primary` answers the bare name; `aliases` name keys of `targets` (`latest` included).
+
+    Where there is a `split`, it is what answers the bare name. `shadow` is the key of a target that gets a copy of a
+    `share` of those requests (0 to 1), '' = none. Neither touches requests that name a version or an alias.
+    """
 
     model: str
     primary: str
     aliases: dict[str, str]
     targets: dict[str, Target]
+    split: tuple[Arm, ...] = ()
+    shadow: str = ""
+    share: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the bare name is the primary's alone."""
+        return not self.split and not self.shadow
 
     def resolve(self, tail: str) -> Target | None:
         """The target for what stands behind the colon: '', '3', '3-int8' or an alias. None if there is no such."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from studio.core.errors import Problem
 from studio.core.jobs import Job
-from studio.core.journal import AliasMove, Entry, TrustedCode
+from studio.core.journal import AliasMove, Entry, RouteChange, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
-from studio.core.metrics import Point
+from studio.core.metrics import Point, ShadowFigures
+from studio.core.route import Route
 
 Level = Literal["debug", "info", "warning", "error"]
 LogSource = Literal["engine", "job", "requests", "audit", "server"]
@@ -105,13 +106,40 @@ class VersionDetail:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDetail:
-    """One model: where its names point, its versions, and how its aliases moved (newest first)."""
+    """One model: where its names point, its versions, how its aliases moved and its route changed (newest first)."""
 
     model: str
     primary: str
     aliases: dict[str, str]
     versions: tuple[VersionRow, ...]
     moves: tuple[AliasMove, ...]
+    route: Route = field(default_factory=Route)
+    route_changes: tuple[RouteChange, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRow:
+    """One part of a split: `share` (0 to 1) of the requests goes to `target`, a full reference."""
+
+    name: str
+    target: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteDetail:
+    """How requests for a model's bare name are spread now. `arms` has the primary alone where nothing is split.
+
+    `shadow` is a full reference, '' = none, `shadow_name` what the user called it; `share` of the requests is copied to
+    it. `figures` are what was seen of shadows by pair of versions since the engine started, the newest pair first.
+    """
+
+    model: str
+    arms: tuple[ArmRow, ...]
+    shadow: str = ""
+    shadow_name: str = ""
+    share: float = 1.0
+    figures: tuple[ShadowFigures, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studio.core.errors import CodeFile, Conflict, NotFound, Refused
-from studio.core.journal import AliasMove, TrustedCode
+from studio.core.journal import AliasMove, RouteChange, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.names import Reference, check_alias
 from studio.core.printable import shortened
+from studio.core.route import Route
+from studio.core.routing import Target
+from studio.core.tensors import TensorSpec
 from studio.core.views import VersionRow
 from studio.registry.registry import Registry
-from studio.registry.routes import key_of
-from studio.registry.versions import alias_moves, index, version_row_of
-from studio.store.history import code_subject, move_of
+from studio.registry.routes import key_of, routes_of
+from studio.registry.versions import alias_moves, index, newest_change, route_changes, version_row_of
+from studio.store.history import code_subject, move_of, route_change_of
 from studio.store.journal import Draft
 
 MOST_IMPORTS = 4000  # characters of a journal entry: a crafted file may name anything, at any length
@@ -59,11 +62,17 @@ def move_alias(
 
 
 def remove_alias(registry: Registry, model: str, alias: str, why: str = "", actor: str = "engine") -> AliasMove:
-    """Takes an alias away. Raises NotFound."""
+    """Takes an alias away. Raises NotFound, Conflict while the model's route names it."""
     check_alias(alias)
     before = registry.store.journal.history.aliases.get(model, {}).get(alias, "")
     if not before:
         raise NotFound(f"There is no alias {model}:{alias}.", fix=f"See: studio show {model}")
+    if alias in _route_of(registry, model).names:
+        raise Conflict(
+            f"{model}:{alias} is in use: the route of {model} names it.",
+            "Requests that it is to answer would have nowhere to go.",
+            f"Change the route first: studio route {model} --clear",
+        )
     entry = registry.store.journal.append("alias.removed", f"{model}:{alias}", actor=actor, before=before, why=why)
     index(registry, [entry])
     return move_of(entry)
@@ -86,12 +95,73 @@ def rollback(registry: Registry, model: str, alias: str, why: str = "", actor: s
     )
 
 
-def undo(registry: Registry, actor: str = "engine") -> AliasMove:
-    """Takes back the newest alias move of the workspace; undoing twice brings it back. Raises NotFound, Conflict."""
-    moves = alias_moves(registry, limit=1)
-    if not moves:
-        raise NotFound("There is nothing to undo.", "No alias has moved yet.")
-    last = moves[0]
+def _route_of(registry: Registry, model: str) -> Route:
+    return Route.parse(registry.store.journal.history.routes.get(model, ""))
+
+
+def set_route(registry: Registry, model: str, route: Route, why: str = "", actor: str = "engine") -> RouteChange:
+    """Says how requests for a model's bare name are spread from now on; an empty route = the primary alone.
+
+    Raises InvalidInput for what can be no route, NotFound where nothing servable has such a name, Conflict when it is
+    so already, Refused when versions that are to share requests do not take and give the same.
+    """
+    route.check(model)
+    routes = routes_of(registry, model)
+    _refuse_unlike(model, {name: routes.targets[key_of(registry, Reference.of(model, name))] for name in route.names})
+    before = registry.store.journal.history.routes.get(model, "")
+    if before == route.text:
+        state = f"has the route {before} already" if before else "has no route"
+        raise Conflict(f"{model} {state}.", "Nothing was changed.")
+    entry = registry.store.journal.append("route.changed", model, actor=actor, before=before, after=route.text, why=why)
+    index(registry, [entry])
+    return route_change_of(entry)
+
+
+def _refuse_unlike(model: str, targets: dict[str, Target]) -> None:
+    first: tuple[str, Target] | None = None
+    for name, target in targets.items():
+        if first is None:
+            first = name, target
+        elif [*map(_face, target.signature.inputs)] != [*map(_face, first[1].signature.inputs)] or [
+            *map(_face, target.signature.outputs)
+        ] != [*map(_face, first[1].signature.outputs)]:
+            raise Refused(
+                f"{model}:{first[0]} and {model}:{name} can not answer the same requests.",
+                f"Their inputs or outputs differ: {_faces(first[1])} against {_faces(target)}.",
+                "Let callers name the version that they mean, or give the new version the inputs of the old one.",
+            )
+
+
+def _face(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...]]:
+    """What a caller sees of a tensor: free sizes are alike, whatever they are called."""
+    return spec.name, spec.datatype, tuple(dim if isinstance(dim, int) else None for dim in spec.shape)
+
+
+def _faces(target: Target) -> str:
+    sides = (target.signature.inputs, target.signature.outputs)
+    return shortened(" to ".join(", ".join(spec.describe() for spec in side) for side in sides), 300)
+
+
+def rollback_route(registry: Registry, model: str, why: str = "", actor: str = "engine") -> RouteChange:
+    """Gives a model the route again that it had before its newest change. Raises NotFound, Conflict, Refused."""
+    changed = route_changes(registry, model, limit=1)
+    if not changed:
+        raise NotFound(f"The route of {model} was never changed.", fix=f"Set it: studio route {model} --split …")
+    last = changed[0]
+    return set_route(registry, model, Route.parse(last.before), why or f"rollback from {last.after or 'none'}", actor)
+
+
+def undo(registry: Registry, actor: str = "engine") -> AliasMove | RouteChange:
+    """Takes back the newest move of an alias or change of a route; undoing twice brings it back.
+
+    Raises NotFound, Conflict, Refused.
+    """
+    last = newest_change(registry)
+    if last is None:
+        raise NotFound("There is nothing to undo.", "No alias has moved, and no route was changed.")
+    if isinstance(last, RouteChange):
+        why = f"undo of {last.before or 'none'} → {last.after or 'none'}"
+        return set_route(registry, last.model, Route.parse(last.before), why, actor)
     why = f"undo of {last.before or 'nothing'} → {last.after or 'nothing'}"
     if last.before:
         return move_alias(registry, last.model, last.alias, last.before, why, actor)
@@ -169,6 +239,13 @@ def distrust(registry: Registry, sha256: str, actor: str = "engine") -> TrustedC
 
 
 def _refuse_named(registry: Registry, model: str, version: int) -> None:
+    for name in _route_of(registry, model).names:
+        if Reference.of(model, name).version == version:
+            raise Conflict(
+                f"{model}:{version} is in use: the route of {model} names it.",
+                "Requests that it is to answer would have nowhere to go.",
+                f"Change the route first: studio route {model} --clear",
+            )
     aliases = registry.store.journal.history.aliases.get(model, {})
     for alias, key in sorted(aliases.items()):
         if Reference.of(model, key).version == version:

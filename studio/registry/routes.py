@@ -7,6 +7,7 @@ from dataclasses import replace
 from studio.core import codec
 from studio.core.errors import NotFound
 from studio.core.names import LATEST, PRODUCTION, REFERENCE_VARIANT, Reference, variant_key
+from studio.core.route import Arm, Route
 from studio.core.routing import ModelRoutes, RoutingTable, Target
 from studio.registry.registry import Registry
 from studio.store.blobs import Blobs
@@ -17,19 +18,28 @@ def routing_table(registry: Registry, generation: int) -> RoutingTable:
 
     Of each version: its reference graph, and every variant with a graph that was kept, found not distinguishable, or
     rejected (those answer by full reference only, as no alias is moved there by us). `latest` is among the aliases.
-    The bare name means `production`, else the newest version. `pinned` are the targets that an alias of the user's
-    leads to: `latest` alone pins nothing, or a thousand models would all be loaded at once. Raises Unavailable.
+    The bare name means `production`, else the newest version, or is split as the model's route says. `pinned` are the
+    targets that an alias of the user's or a route leads to: `latest` alone pins nothing, or a thousand models would all
+    be loaded at once. Raises Unavailable.
     """
     _refresh(registry)
-    pinned = sorted(
-        {
-            routes.targets[key].name
-            for routes in registry.routes.values()
-            for alias, key in routes.aliases.items()
-            if alias != LATEST
-        }
-    )
+    pinned = sorted({routes.targets[key].name for routes in registry.routes.values() for key in _wanted(routes)})
     return RoutingTable(generation=generation, models=dict(registry.routes), pinned=tuple(pinned))
+
+
+def _wanted(routes: ModelRoutes) -> set[str]:
+    """Keys of what is to be loaded before anyone asks."""
+    named = {key for alias, key in routes.aliases.items() if alias != LATEST}
+    return named | {arm.key for arm in routes.split} | ({routes.shadow} if routes.shadow else set())
+
+
+def routes_of(registry: Registry, model: str) -> ModelRoutes:
+    """Where the names of a model lead now. Raises NotFound."""
+    _refresh(registry)
+    routes = registry.routes.get(model)
+    if routes is None:
+        raise NotFound(f"There is no model '{model[:100]}' that can be served.", fix="See: studio ls")
+    return routes
 
 
 def key_of(registry: Registry, reference: Reference) -> str:
@@ -80,8 +90,12 @@ def _build(registry: Registry, models: list[str] | None) -> dict[str, ModelRoute
         values,
     ):
         targets[model][variant_key(version, variant)] = _target(blobs, document)
+    history = registry.store.journal.history
     return {
-        model: _routes(model, newest[model], known, registry.store.journal.history.aliases.get(model, {}))
+        model: _routed(
+            _routes(model, newest[model], known, history.aliases.get(model, {})),
+            Route.parse(history.routes.get(model, "")),
+        )
         for model, known in targets.items()
     }
 
@@ -96,3 +110,12 @@ def _routes(model: str, newest: int, targets: dict[str, Target], aliases: dict[s
     latest = variant_key(newest, REFERENCE_VARIANT)
     live = {alias: key for alias, key in sorted(aliases.items()) if key in targets} | {LATEST: latest}
     return ModelRoutes(model=model, primary=live.get(PRODUCTION, latest), aliases=live, targets=targets)
+
+
+def _routed(routes: ModelRoutes, route: Route) -> ModelRoutes:
+    """The routes with the model's route. What it names and is no longer there is left out."""
+    found = {name: target.key for name in route.names if (target := routes.resolve(name))}
+    split = tuple(
+        Arm(name=name, key=found[name], weight=weight) for name, weight in route.split.items() if name in found
+    )
+    return replace(routes, split=split, shadow=found.get(route.shadow, ""), share=route.share)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studio.core.errors import InvalidInput, NotFound
-from studio.core.journal import AliasMove, Entry
+from studio.core.journal import AliasMove, Entry, RouteChange
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.names import LATEST, PRODUCTION, REFERENCE_VARIANT, Reference, variant_key
+from studio.core.route import Route
 from studio.core.views import ModelDetail, VersionDetail, VersionPage, VersionRow
 from studio.registry.rebuild import HEAD
 from studio.registry.registry import Registry
 from studio.registry.rows import Row, alias_row, journal_row, variant_row, version_row
 from studio.registry.shape import version_view
-from studio.store.history import is_about_code, move_of, subject_of, version_of
+from studio.store.history import is_about_code, move_of, route_change_of, subject_of, version_of
 
 Sort = Literal["model", "created", "size", "p50", "fidelity"]
 
@@ -200,6 +201,8 @@ def model_detail(registry: Registry, model: str, limit: int = 1000) -> ModelDeta
         aliases=aliases | ({LATEST: newest} if newest else {}),
         versions=_views(registry, found),
         moves=tuple(alias_moves(registry, model)),
+        route=Route.parse(registry.store.journal.history.routes.get(model, "")),
+        route_changes=tuple(route_changes(registry, model)),
     )
 
 
@@ -235,6 +238,21 @@ def alias_moves(
         if alias is not None:
             where, values = f"{where} AND subject = ?", [model, f"{model}:{alias}"]
     return [move_of(entry) for entry in _entries(registry, where, values, limit)]
+
+
+def route_changes(registry: Registry, model: str, limit: int = 100) -> list[RouteChange]:
+    """How a model's route was changed, newest first."""
+    where = "WHERE action = 'route.changed' AND model = ?"
+    return [route_change_of(entry) for entry in _entries(registry, where, [model], limit)]
+
+
+def newest_change(registry: Registry) -> AliasMove | RouteChange | None:
+    """What was decided last about where requests go; None if nothing was so far."""
+    where = "WHERE action IN ('alias.moved', 'alias.removed', 'route.changed')"
+    found = _entries(registry, where, [], 1)
+    if not found:
+        return None
+    return route_change_of(found[0]) if found[0].action == "route.changed" else move_of(found[0])
 
 
 def _entries(registry: Registry, where: str, values: Sequence[object], limit: int = 1000) -> list[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from studio.core.journal import AliasMove, Entry, TrustedCode
+from studio.core.journal import AliasMove, Entry, RouteChange, TrustedCode
 
 VersionKey = tuple[str, int]
 CODE_SUBJECT = "sha256"
@@ -37,6 +37,13 @@ def move_of(entry: Entry) -> AliasMove:
     )
 
 
+def route_change_of(entry: Entry) -> RouteChange:
+    """An entry about a route as the change that it records."""
+    return RouteChange(
+        model=entry.subject, before=entry.before, after=entry.after, why=entry.why, actor=entry.actor, at=entry.at
+    )
+
+
 def is_about_code(entry: Entry) -> bool:
     """Whether an entry records a word on trust: its subject is a hash and no model."""
     return entry.action in ("code.trusted", "code.distrusted")
@@ -49,9 +56,13 @@ def code_subject(sha256: str) -> str:
 
 @dataclass
 class History:
-    """State after replaying entries in order. `moves` are oldest first, `trusted` is by SHA-256."""
+    """State after replaying entries in order. `moves` are oldest first, `trusted` is by SHA-256.
+
+    `routes` has the text of each model's route (`studio.core.route`), of those that have one.
+    """
 
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
+    routes: dict[str, str] = field(default_factory=dict)
     archived: set[VersionKey] = field(default_factory=set)
     added: set[VersionKey] = field(default_factory=set)
     purged: set[VersionKey] = field(default_factory=set)
@@ -65,6 +76,11 @@ class History:
         model, tail = subject_of(entry)
         if entry.action in ("alias.moved", "alias.removed"):
             self._move(move_of(entry))
+            return
+        if entry.action == "route.changed":
+            self.routes.pop(model, None)
+            if entry.after:
+                self.routes[model] = entry.after
             return
         if is_about_code(entry):
             self._trust(entry, tail)
