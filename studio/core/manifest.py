@@ -18,8 +18,12 @@ from studio.core.tensors import Signature
 
 SCHEMA = 1
 
-InputsKind = Literal["labelled", "samples", "synthetic"]
-"""Where the inputs of a judgement came from. `synthetic` = drawn from the signature; never enough for accuracy."""
+InputsKind = Literal["labelled", "samples", "captured", "synthetic"]
+"""Where the inputs of a judgement came from, most trusted first: samples beside the model with labels, or without;
+requests that the endpoint was asked to record; numbers drawn from the signature, never enough for accuracy."""
+
+TaskKind = Literal["classification", "binary", "regression", "embedding", "other"]
+"""What a model does, as its outputs and the labels tell: see studio.verify.tasks."""
 
 Outcome = Literal["reference", "keep", "reject", "not distinguishable", "not applicable"]
 
@@ -67,6 +71,8 @@ class OutputFidelity:
     """How near one output comes to the reference, over all samples. SQNR in dB; `None` where it is not defined.
 
     `correlation` is the cosine after each column's reference mean is taken off: a constant answer can not fake it.
+    `topk_agreement`: the mean share of the reference's five largest scores that are among the five largest here, from
+    ten classes on. `rank_correlation`: of embeddings, whether the same rows are near each other.
     """
 
     name: str
@@ -77,11 +83,66 @@ class OutputFidelity:
     top1_agreement: float | None = None
     non_finite: int = 0
     correlation: float | None = None
+    topk_agreement: float | None = None
+    rank_correlation: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """How often rows of one class were taken for another: `counts[true][predicted]`, in the order of `classes`."""
+
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Figures against labels, beside accuracy; None where they are not defined. Formulas: studio.verify.scores.
+
+    `f1` and `auc` are means over the classes, each of the same weight. `rmse` and `mae` are in the labels' own unit.
+    """
+
+    f1: float | None = None
+    auc: float | None = None
+    rmse: float | None = None
+    mae: float | None = None
+    r2: float | None = None
+    confusion: Confusion | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerError:
+    """One tensor between the layers: `sqnr_db` against the reference, `before_db` where its node's inputs were.
+
+    None = nothing differs. `order` counts the compared tensors from the inputs on, `non_finite` values that are NaN or
+    infinite here and not in the reference; where there are any, `sqnr_db` is of the rest.
+    """
+
+    order: int
+    operator: str
+    node: str
+    tensor: str
+    sqnr_db: float | None
+    before_db: float | None
+    non_finite: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Where a damaged variant broke: the `worst` tensors, most damage done first, of `compared` over `rows` rows."""
+
+    rows: int
+    compared: int
+    worst: tuple[LayerError, ...]
+    sentence: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """Agreement of a variant (or a converted graph) with its reference on the same inputs."""
+    """Agreement of a variant (or a converted graph) with its reference on the same inputs.
+
+    `scores`, `reference_scores`: against the labels, where there are any. `layers` is there where a variant strays far.
+    """
 
     inputs: InputsKind
     samples: int
@@ -89,6 +150,10 @@ class Fidelity:
     outputs: tuple[OutputFidelity, ...]
     accuracy: float | None = None
     reference_accuracy: float | None = None
+    task: TaskKind = "other"
+    scores: Scores | None = None
+    reference_scores: Scores | None = None
+    layers: Layers | None = None
 
     @property
     def worst(self) -> OutputFidelity | None:
@@ -107,7 +172,10 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds a run, over `runs` runs of `batch` rows."""
+    """Milliseconds a run, over `runs` runs of `batch` rows, each with `threads` threads.
+
+    `speedup` = reference time / own time in the same rounds, with as many rows and threads; None for the reference.
+    """
 
     batch: int
     threads: int
@@ -116,13 +184,29 @@ class Latency:
     p95: float
     p99: float
     mean: float
+    speedup: Interval | None = None
+
+    @property
+    def rate(self) -> float:
+        """Rows a second, from the median: one pre-empted run must not decide which batch is best."""
+        return 1000.0 * self.batch / self.p50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What to serve it with, as measured: ONNX Runtime's threads for one run, and the rows of a batch."""
+
+    threads: int
+    batch: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """Figures of one variant on one machine. Taken interleaved with the reference (A B A B …).
 
-    `throughput` is rows a second; `speedup` = reference time / own time on the same rounds.
+    `latency` begins with single rows at the workspace's number of threads, `speedup` is that of these; then larger
+    batches, then all cores where there was room to measure them. `throughput`: rows a second at the best batch, same
+    threads.
     """
 
     latency: tuple[Latency, ...]
@@ -131,10 +215,21 @@ class Measurement:
     load_ms: float
     peak_memory: int
     speedup: Interval | None = None
+    tuned: Tuned | None = None
 
     @property
     def p50(self) -> float:
         return self.latency[0].p50
+
+    def at(self, batch: int, threads: int) -> Latency | None:
+        """The figures of that setting, where it was measured."""
+        return next((one for one in self.latency if (one.batch, one.threads) == (batch, threads)), None)
+
+    @property
+    def rate_speedup(self) -> Interval | None:
+        """Own throughput / the reference's, at the batch that is best for this one; None where only one was run."""
+        best = self.at(self.throughput_batch, self.latency[0].threads)
+        return best.speedup if best is not None and best is not self.latency[0] else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +244,15 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the gates decided, in a sentence that carries its own figures."""
+    """What the gates decided, in a sentence that carries its own figures.
+
+    `reason`: what counts, in a few words that end a sentence: '3.1x faster, 4.0x smaller', '7.0x slower'.
+    """
 
     outcome: Outcome
     sentence: str
     gates: tuple[Gate, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,9 @@ class WorkerSettings:
 class GateSettings:
     """Thresholds of the default gates. A variant must also be smaller or faster by `min_gain` to be worth offering.
 
-    One that is smaller may be slower by a factor of at most `max_slowdown`.
+    One that is smaller may be slower by a factor of at most `max_slowdown`. `max_f1_drop`, `max_auc_drop` and
+    `max_rmse_rise` (a share of the reference's error) count where there are labels, `min_rank_correlation` of
+    embeddings.
     """
 
     min_cosine: float = 0.99
@@ -81,6 +83,10 @@ class GateSettings:
     max_accuracy_drop: float = 0.01
     parity_max_rel: float = 1e-3
     min_correlation: float = 0.9
+    min_rank_correlation: float = 0.98
+    max_f1_drop: float = 0.02
+    max_auc_drop: float = 0.01
+    max_rmse_rise: float = 0.05
     min_gain: float = 0.05
     max_slowdown: float = 1.5
 
@@ -91,6 +97,10 @@ GATE_RANGES: dict[str, tuple[float, float | None]] = {
     "max_accuracy_drop": (0, 1),
     "parity_max_rel": (0, None),
     "min_correlation": (-1, 1),
+    "min_rank_correlation": (-1, 1),
+    "max_f1_drop": (0, 1),
+    "max_auc_drop": (0, 1),
+    "max_rmse_rise": (0, None),
     "min_gain": (0, 1),
     "max_slowdown": (1, None),
 }

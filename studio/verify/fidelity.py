@@ -8,10 +8,13 @@ All arithmetic is in float64. Over all values of an output, reference r and othe
     max_abs      max |r − x|
     max_rel      max |r − x| / max |r|: relative to the output's scale, since single values come arbitrarily near 0
     top-1        scores [rows, classes ≥ 2]: the share of rows with the same largest score
+    top-k        from ten classes on: the mean share of the reference's five largest that are among the five largest
+    ranks        embeddings: Spearman's ρ of the similarities between all pairs of rows (studio.verify.ranks)
 
 Integers, booleans and strings are compared by equality: `top1_agreement` is the share of equal values and `max_rel` the
 share of unequal ones. `non_finite` counts NaN and infinity where the reference is finite; those values are left out of
-the other figures, and such a row never agrees.
+the other figures, and such a row never agrees. What an output is, and the figures against labels: studio.verify.tasks
+and studio.verify.scores.
 """
 
 from __future__ import annotations
@@ -25,8 +28,12 @@ import numpy as np
 from studio.core.errors import InvalidInput, Refused
 from studio.core.manifest import Fidelity, InputsKind, OutputFidelity
 from studio.verify.inputs import row_count, row_layout, split_runs, take_rows
+from studio.verify.ranks import rank_correlation
 from studio.verify.session import Array, Feed, open_session, run, signature_of
+from studio.verify.tasks import Role, accuracy_of, answers_of, is_float, role_of, scores_of, task_of, top
 
+_TOP_K = 5
+_TOP_K_CLASSES = 10
 _MIN_ROWS = 5  # fewer rows say nothing of how an output follows its inputs
 _SINGLE_ROWS = 32
 _BATCH = 32
@@ -62,14 +69,24 @@ def compare(
         else:  # sizes differ from run to run: no common columns, only values
             left = np.concatenate([np.ravel(left) for left, _ in pairs])
             right = np.concatenate([np.ravel(right) for _, right in pairs])
-        parts.append(_output(name, left, right, columns=whole))
+        parts.append(_output(name, left, right, role_of(name, left) if whole else "other", columns=whole))
+    references = _joined(reference_outputs, names)
+    task = task_of(references, labels)
+    own, base = (
+        (None, None)
+        if labels is None
+        else (answers_of(_joined(outputs, names), labels), answers_of(references, labels))
+    )
     return Fidelity(
         inputs=kind,
         samples=rows if labels is None else len(labels),
         batch_sizes=tuple(batch_sizes),
         outputs=tuple(parts),
-        accuracy=None if labels is None else accuracy(outputs, labels, names),
-        reference_accuracy=None if labels is None else accuracy(reference_outputs, labels, names),
+        accuracy=None if own is None or labels is None else accuracy_of(own, labels),
+        reference_accuracy=None if base is None or labels is None else accuracy_of(base, labels),
+        task=task,
+        scores=None if own is None or labels is None else scores_of(task, own, labels),
+        reference_scores=None if base is None or labels is None else scores_of(task, base, labels),
     )
 
 
@@ -83,7 +100,7 @@ def _pair(name: str, reference: Feed, own: Feed) -> tuple[Array, Array]:
         raise Refused(
             f"The output '{name}' has the shape {list(right.shape)}.", f"The reference gives {list(left.shape)}."
         )
-    if _is_float(left) != _is_float(right):
+    if is_float(left) != is_float(right):
         raise Refused(f"The output '{name}' holds {right.dtype} values.", f"The reference gives {left.dtype}.")
     return left, right
 
@@ -95,13 +112,8 @@ def check_alike(reference_outputs: Sequence[Feed], outputs: Sequence[Feed], name
             _pair(name, reference, own)
 
 
-def _is_float(array: Array) -> bool:
-    # bfloat16 comes from ml_dtypes and has numpy's kind 'V'.
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-
-
-def _output(name: str, left: Array, right: Array, columns: bool) -> OutputFidelity:
-    if not _is_float(left):
+def _output(name: str, left: Array, right: Array, role: Role, columns: bool) -> OutputFidelity:
+    if not is_float(left):
         return _by_equality(name, left, right)
     left, right = left.astype(np.float64), right.astype(np.float64)
     good = np.isfinite(left) & np.isfinite(right)
@@ -111,11 +123,7 @@ def _output(name: str, left: Array, right: Array, columns: bool) -> OutputFideli
     max_abs = float(error.max(initial=0.0))
     scale = float(np.abs(a).max(initial=0.0))
     noise, signal = float(np.square(error).sum()), float(np.square(a).sum())
-    top1 = None
-    if columns and left.ndim == 2 and left.shape[1] >= 2 and len(left):
-        same = _top(left) == _top(right)
-        same &= ~(np.isfinite(left) & ~np.isfinite(right)).any(axis=1)
-        top1 = float(same.mean())
+    top1, topk = _same_choice(left, right) if role == "scores" and len(left) else (None, None)
     return OutputFidelity(
         name=name,
         cosine=_cosine(a, b),
@@ -125,11 +133,20 @@ def _output(name: str, left: Array, right: Array, columns: bool) -> OutputFideli
         top1_agreement=top1,
         non_finite=bad,
         correlation=_correlation(left, right, good) if columns and len(left) >= _MIN_ROWS else None,
+        topk_agreement=topk,
+        rank_correlation=rank_correlation(left, right) if role == "embedding" else None,
     )
 
 
-def _top(scores: Array) -> Array:
-    return np.asarray(np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1))
+def _same_choice(left: Array, right: Array) -> tuple[float, float | None]:
+    """Top-1 and top-k agreement of scores [rows, classes]."""
+    spoilt = (np.isfinite(left) & ~np.isfinite(right)).any(axis=1)
+    same = (top(left) == top(right)) & ~spoilt
+    if left.shape[1] < _TOP_K_CLASSES:
+        return float(same.mean()), None
+    one, other = (np.argsort(np.where(np.isnan(side), np.inf, -side), axis=1)[:, :_TOP_K] for side in (left, right))
+    shared = (one[:, :, None] == other[:, None, :]).any(axis=2).mean(axis=1)
+    return float(same.mean()), float(np.where(spoilt, 0.0, shared).mean())
 
 
 def _cosine(a: Array, b: Array) -> float | None:
@@ -160,44 +177,14 @@ def _by_equality(name: str, left: Array, right: Array) -> OutputFidelity:
     )
 
 
-def accuracy(outputs: Sequence[Feed], labels: Array, names: Sequence[str]) -> float | None:
-    """Share of rows whose class equals the label. None when no output gives classes, or labels are real numbers.
-
-    The class is the first integer or string output with one value a row, else the largest of the first scores
-    [rows, classes ≥ 2], else, for labels of 0 and 1, whether a single score between 0 and 1 exceeds 0.5.
-    """
-    if labels.dtype.kind == "f" and not np.array_equal(labels, np.round(labels)):
-        return None
-    joined = {name: _joined([run_[name] for run_ in outputs], len(labels)) for name in names}
-    arrays = [array for array in joined.values() if array is not None]
-    if labels.dtype.kind not in "biuf":
-        texts = [array for array in arrays if array.ndim == 1 and array.dtype.kind in "OUS"]
-        return float(np.mean([str(a) == str(b) for a, b in zip(texts[0], labels, strict=True)])) if texts else None
-    for array in arrays:
-        if array.ndim == 1 and array.dtype.kind in "biu":
-            return float((array == labels).mean())
-    for array in arrays:
-        if array.ndim == 2 and array.shape[1] >= 2 and _is_float(array):
-            top = _top(array.astype(np.float64))
-            return float(((top == labels) & ~np.isnan(array.astype(np.float64)).all(axis=1)).mean())
-    for array in arrays:
-        if array.ndim == 1 and _is_float(array) and set(np.unique(labels)) <= {0, 1} and _within_unit(array):
-            return float(((array > 0.5) == labels).mean())
-    return None
-
-
-def _joined(parts: list[Array], rows: int) -> Array | None:
-    """All runs of one output as [rows, …], a trailing size of 1 dropped; None where that is not one entry a label."""
-    arrays = [np.asarray(part) for part in parts]
-    if any(array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:] for array in arrays):
-        return None
-    whole = np.concatenate(arrays)
-    whole = whole[:, 0] if whole.ndim == 2 and whole.shape[1] == 1 else whole
-    return whole if len(whole) == rows else None
-
-
-def _within_unit(array: Array) -> bool:
-    return bool(np.all((array >= 0) & (array <= 1)))
+def _joined(outputs: Sequence[Feed], names: Sequence[str]) -> dict[str, Array]:
+    """All runs of each output as one array [rows, …]; without those whose sizes differ from run to run."""
+    found: dict[str, Array] = {}
+    for name in names:
+        arrays = [np.asarray(run_[name]) for run_ in outputs]
+        if all(array.ndim and array.shape[1:] == arrays[0].shape[1:] for array in arrays):
+            found[name] = np.concatenate(arrays)
+    return found
 
 
 def fidelity_of(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from studio.core.manifest import Fidelity, Gate, InputsKind, Interval, Measurement, Verdict
+from studio.core.manifest import Fidelity, Gate, InputsKind, Interval, Measurement, Scores, Verdict
 from studio.core.settings import GateSettings
+from studio.verify.tasks import task_gates
 
 
 def judge(
@@ -95,7 +96,7 @@ def fidelity_gates(fidelity: Fidelity, gates: GateSettings) -> tuple[Gate, ...]:
         found.append(
             Gate(name="accuracy drop", rule=f"accuracy drop ≤ {limit:g}", value=drop, passed=drop <= limit + 1e-9)
         )
-    return tuple(found)
+    return (*found, *task_gates(fidelity, gates))
 
 
 def parity_gates(
@@ -173,6 +174,10 @@ def _failure(gate: Gate) -> str:
         return f"{int(value)} values are NaN or infinite where the reference's are not"
     if gate.name == "accuracy drop":
         return f"accuracy falls by {100 * value:.1f} points ({gate.rule})"
+    if gate.name in ("F1 drop", "AUC drop"):
+        return f"{gate.name.removesuffix(' drop')} falls by {value:.3f} ({gate.rule})"
+    if gate.name == "RMSE rise":
+        return f"the error (RMSE) rises by {100 * value:.1f} % ({gate.rule})"
     if gate.name == "top-1 agreement":
         return f"agrees on only {share(value)} ({gate.rule})"
     return f"{gate.name} {value:.3f} ({gate.rule})"
@@ -182,7 +187,10 @@ def agreement_words(fidelity: Fidelity) -> str:
     """How far it agrees, on what, and what that does not show."""
     top1 = _worst([out.top1_agreement for out in fidelity.outputs])
     cosine = _worst([out.cosine for out in fidelity.outputs])
-    if top1 is not None:
+    ranks = _worst([out.rank_correlation for out in fidelity.outputs])
+    if ranks is not None and top1 is None:
+        words = f"rank correlation {_cosine(ranks)} on {_on(fidelity)}"
+    elif top1 is not None:
         words = f"agrees on {share(top1)} of {_on(fidelity)}"
     elif cosine is not None:
         words = f"cosine {_cosine(cosine)} on {_on(fidelity)}"
@@ -190,18 +198,27 @@ def agreement_words(fidelity: Fidelity) -> str:
         words = f"equal on {_on(fidelity)}"
     if fidelity.accuracy is not None and fidelity.reference_accuracy is not None:
         words += f" (accuracy {share(fidelity.accuracy)}, the reference's {share(fidelity.reference_accuracy)})"
+    elif fidelity.scores is not None and fidelity.reference_scores is not None:
+        words += _score_words(fidelity.scores, fidelity.reference_scores)
     elif fidelity.inputs == "synthetic":
         words += ", which say nothing about accuracy"
-    elif fidelity.inputs == "samples":
+    elif fidelity.inputs in ("samples", "captured"):
         words += ", accuracy unknown without labels"
     return words
 
 
-_KINDS: dict[InputsKind, str] = {"labelled": "labelled", "samples": "", "synthetic": "made-up"}
+def _score_words(own: Scores, base: Scores) -> str:
+    for name, mine, its in (("RMSE", own.rmse, base.rmse), ("AUC", own.auc, base.auc)):
+        if mine is not None and its is not None:
+            return f" ({name} {mine:.4g}, the reference's {its:.4g})"
+    return ""
+
+
+_KINDS: dict[InputsKind, str] = {"labelled": "labelled", "samples": "", "captured": "recorded", "synthetic": "made-up"}
 
 
 def _on(fidelity: Fidelity) -> str:
-    noun = "inputs" if fidelity.inputs == "synthetic" else "samples"
+    noun = {"synthetic": "inputs", "captured": "requests"}.get(fidelity.inputs, "samples")
     noun = noun if fidelity.samples != 1 else noun[:-1]
     return " ".join(word for word in (str(fidelity.samples), _KINDS[fidelity.inputs], noun) if word)
 

@@ -129,6 +129,10 @@ _GATE_MEANINGS = {
     "max_accuracy_drop": "most accuracy lost against the reference, where samples have labels",
     "parity_max_rel": "conversion: largest relative difference from the source framework's own answers",
     "min_correlation": "least correlation with the reference, each column's mean taken off",
+    "min_rank_correlation": "embeddings: least rank correlation of the similarities between rows",
+    "max_f1_drop": "most macro-F1 lost against the reference, where samples have labels",
+    "max_auc_drop": "most area under the ROC curve lost against the reference, where samples have labels",
+    "max_rmse_rise": "regression: largest rise of the root mean square error, as a share of the reference's",
     "min_gain": "a variant must be this much smaller or faster to be worth keeping",
     "max_slowdown": "one that is smaller may be slower by at most this factor",
 }
