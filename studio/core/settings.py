@@ -71,7 +71,8 @@ class WorkerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
-    """Thresholds of the default gates. A variant must also be smaller or faster by `min_gain` to be worth offering.
+    """Thresholds of the default gates. A variant must also be smaller or faster by `min_gain` to be worth offering;
+    less than `min_gain_bytes` saved is none: a disk keeps whole blocks.
 
     One that is smaller may be slower by a factor of at most `max_slowdown`. `max_f1_drop`, `max_auc_drop` and
     `max_rmse_rise` (a share of the reference's error) count where there are labels, `min_rank_correlation` of
@@ -88,6 +89,7 @@ class GateSettings:
     max_auc_drop: float = 0.01
     max_rmse_rise: float = 0.05
     min_gain: float = 0.05
+    min_gain_bytes: float = 4096.0
     max_slowdown: float = 1.5
 
 
@@ -102,6 +104,7 @@ GATE_RANGES: dict[str, tuple[float, float | None]] = {
     "max_auc_drop": (0, 1),
     "max_rmse_rise": (0, None),
     "min_gain": (0, 1),
+    "min_gain_bytes": (0, None),
     "max_slowdown": (1, None),
 }
 """Lowest and highest sensible threshold; None = no bound."""

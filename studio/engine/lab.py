@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studio.core.errors import StepFailed
-from studio.core.manifest import Graph, Measurement, VariantManifest, VersionManifest
+from studio.core.manifest import Graph, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.recipe import Plan, plan_of
 from studio.engine.keep import Keep
@@ -45,8 +45,7 @@ class Lab:
         missing = [recipe for recipe in wanted if recipe not in have]
         for index, recipe in enumerate(missing):
             tell = self._progress(jobs, key, recipe, index, len(missing))
-            reference = have[REFERENCE_VARIANT].measurement if REFERENCE_VARIANT in have else None
-            have[recipe] = await self._make(jobs, key, detail.manifest, plan_of(recipe), reference, tell)
+            have[recipe] = await self._make(jobs, key, detail.manifest, plan_of(recipe), tell)
             await self._keep.add_variant(have[recipe])
         outcomes = ", ".join(f"{name}: {have[name].verdict.outcome}" for name in wanted[1:])
         for name in ("optimised", "verified"):
@@ -59,7 +58,6 @@ class Lab:
         key: str,
         version: VersionManifest,
         plan: Plan,
-        reference: Measurement | None,
         tell: Callable[[str, float | None, str], None],
     ) -> VariantManifest:
         work = self._workspace.work_of(key) / plan.name
@@ -77,7 +75,6 @@ class Lab:
             kind=version.samples.kind,
             batchable=version.signature.batchable,
             reference_size=version.graph.size,
-            reference_measurement=reference,
             gates=version.gates_over(self._workspace.settings.gates),
             threads=self._workspace.settings.serving.threads,
             weights=tuple(str(blobs.path(file.sha256)) for file in version.graph.weights),

@@ -147,7 +147,6 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
         measurement,
         made.graph.size,
         variant.reference_size,
-        variant.reference_measurement,
         variant.gates,
     )
     return VariantResult(

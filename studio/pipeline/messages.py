@@ -131,9 +131,8 @@ class TemplateResult:
 class VariantTask:
     """Make and judge one variant by `plan`; the plan with the reference variant's name only measures the reference.
 
-    `samples`: the version's `.npz`, `kind` where it came from. `reference_size` in bytes, weights included;
-    `reference_measurement`: that of the reference variant, where it was taken already. `out`: an empty folder.
-    `weights`: the reference's external data, in the same folder.
+    `samples`: the version's `.npz`, `kind` where it came from. `reference_size` in bytes, weights included. `out`: an
+    empty folder. `weights`: the reference's external data, in the same folder.
     """
 
     plan: Plan
@@ -143,7 +142,6 @@ class VariantTask:
     kind: InputsKind
     batchable: bool
     reference_size: int
-    reference_measurement: Measurement | None = None
     gates: GateSettings = field(default_factory=GateSettings)
     threads: int = 1
     weights: tuple[str, ...] = ()

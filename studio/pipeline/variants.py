@@ -5,16 +5,16 @@ Two processes, because what a recipe leaves in memory would be counted as the va
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from studio.core.errors import Cancelled, StudioError
-from studio.core.manifest import Machine, Verdict
+from studio.core.manifest import Machine
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.settings import WorkerSettings
 from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import MeasureTask, Progress, VariantResult, VariantTask
 from studio.pipeline.process import spawn_worker
+from studio.verify.verdict import not_applicable, not_made
 
 
 async def make_variant(
@@ -38,8 +38,7 @@ async def make_variant(
         async with spawn_worker(settings, scratch, log_path, "lab", task.threads, fork_servers=fork_servers) as worker:
             made = await worker.run(task, on_progress)
         if made.graph is None:
-            sentence = f"{task.plan.name} does not apply: {made.reason.rstrip('.')}."
-            verdict = Verdict(outcome="not applicable", sentence=sentence)
+            verdict = not_applicable(task.plan.name, made.reason)
             return VariantResult(verdict=verdict, machine=made.machine, tools=made.tools)
         result = await _measure(
             settings, scratch, log_path, MeasureTask(variant=task, made=made), on_progress, fork_servers
@@ -47,9 +46,7 @@ async def make_variant(
     except Cancelled:
         raise
     except StudioError as error:
-        problem = replace(error.problem, fix="")
-        verdict = Verdict(outcome="reject", sentence=f"{task.plan.name} could not be made: {problem.sentence()}")
-        return VariantResult(verdict=verdict, machine=machine, tools={})
+        return VariantResult(verdict=not_made(task.plan.name, error.problem), machine=machine, tools={})
     return result
 
 

@@ -18,7 +18,7 @@ def this_machine() -> Machine:
 
     return Machine(
         cpu=_cpu(),
-        cores=_cores(),
+        cores=usable_cores(),
         memory=int(psutil.virtual_memory().total),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         runtime=f"onnxruntime {_version('onnxruntime')}",
@@ -38,7 +38,8 @@ def _version(name: str) -> str:
         return ""
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """The cores that this process may run on."""
     # Fewer than the machine has where a container or taskset limits them; macOS has no affinity.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,4 +1,4 @@
-"""How much memory this process took at its peak, between two moments."""
+"""How much memory this process took at its peak, between two moments, and how much it may still take."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ class PeakMemory:
     @property
     def bytes(self) -> int:
         return max(0, (_status("VmHWM") if self._exact else _life_peak()) - self._start)
+
+
+def free_memory() -> int:
+    """Bytes that this process could take: what the machine has left, and its limit of address space leaves."""
+    import psutil
+
+    left = int(psutil.virtual_memory().available)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return left
+    return max(0, min(left, limit - (_status("VmSize") if _STATUS.exists() else 0)))
 
 
 def _status(field: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from studio.core.errors import Problem
 from studio.core.manifest import Fidelity, Gate, InputsKind, Interval, Measurement, Scores, Verdict
 from studio.core.settings import GateSettings
 from studio.verify.tasks import task_gates
@@ -16,40 +17,48 @@ def judge(
     measurement: Measurement | None,
     size: int,
     reference_size: int,
-    reference_measurement: Measurement | None,
     gates: GateSettings,
 ) -> Verdict:
     """Keep, reject, or not distinguishable from the reference. Sizes in bytes, weights included.
 
-    Fidelity comes first: whatever strays from the reference is rejected, however fast. Then a variant must be smaller
-    or faster by `gates.min_gain`, and not slower by more than `gates.max_slowdown`. `measurement` None: judged by size.
+    Fidelity comes first: whatever strays from the reference is rejected, however fast. Then a variant must be smaller,
+    or faster with single rows or in batches, by `gates.min_gain`, and not slower by more than `gates.max_slowdown`.
+    `measurement` None: judged by size.
     """
     checks = (*fidelity_gates(fidelity, gates), *_worth_gates(measurement, size, reference_size, gates))
-    faith = [check for check in checks if check.name not in _WORTH]
-    failed = [check for check in faith if not check.passed]
+    failed = [check for check in checks if check.name not in _WORTH and not check.passed]
     speed = measurement.speedup if measurement else None
-    gains = f"{_speed_words(speed)}, {_size_words(size, reference_size)}{_rate(measurement, reference_measurement)}"
+    gains = f"{_speed_words(speed)}, {_size_words(size, reference_size)}{_rate_words(measurement)}"
+    short = _short_gains(measurement, size, reference_size)
     if failed:
         why = "; ".join(_failure(check) for check in failed)
         return Verdict(
             outcome="reject",
             sentence=f"{variant} rejected: {why}, on {_on(fidelity)}. It is {gains}.",
             gates=checks,
+            reason=_failure(failed[0]).partition(" (")[0],
         )
     agreement = agreement_words(fidelity)
     worth = {check.name: check.passed for check in checks if check.name in _WORTH}
     if not worth["not much slower"]:
-        return Verdict(outcome="reject", sentence=f"{variant} rejected: {gains}; it {agreement}.", gates=checks)
+        sentence = f"{variant} rejected: {gains}; it {agreement}."
+        return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=_short_speed(speed))
     if worth["smaller or faster"]:
-        return Verdict(outcome="keep", sentence=f"{variant}: {gains}; {agreement}.", gates=checks)
+        reason = f"{short}, {agreement_words(fidelity, brief=True)}"
+        return Verdict(outcome="keep", sentence=f"{variant}: {gains}; {agreement}.", gates=checks, reason=reason)
     slower = speed is not None and speed.high < 1 - gates.min_gain
     larger = size > reference_size * (1 + gates.min_gain)
     if slower or larger:
         words = "slower without being smaller" if slower else "larger without being faster"
-        return Verdict(outcome="reject", sentence=f"{variant} rejected: {words}: {gains}; {agreement}.", gates=checks)
+        sentence = f"{variant} rejected: {words}: {gains}; {agreement}."
+        return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=short)
     chance = speed is None or speed.low <= 1 <= speed.high
     words = "not distinguishable from the reference" if chance else "too near the reference to matter"
-    return Verdict(outcome="not distinguishable", sentence=f"{variant}: {words}: {gains}; {agreement}.", gates=checks)
+    saved = reference_size - size
+    if saved > gates.min_gain * reference_size:  # a large share of a tiny file
+        words = f"saves only {_bytes(saved)}, and is not faster"
+    sentence = f"{variant}: {words}: {gains}; {agreement}."
+    return Verdict(outcome="not distinguishable", sentence=sentence, gates=checks, reason=words)
 
 
 _WORTH = ("smaller or faster", "not much slower")
@@ -60,21 +69,32 @@ def judge_fidelity(variant: str, fidelity: Fidelity, gates: GateSettings) -> Ver
     checks = fidelity_gates(fidelity, gates)
     failed = [check for check in checks if not check.passed]
     if not failed:
-        return Verdict(outcome="keep", sentence=f"{variant}: {agreement_words(fidelity)}.", gates=checks)
+        words = agreement_words(fidelity)
+        return Verdict(outcome="keep", sentence=f"{variant}: {words}.", gates=checks, reason=words)
     why = "; ".join(_failure(check) for check in failed)
-    return Verdict(outcome="reject", sentence=f"{variant} rejected: {why}, on {_on(fidelity)}.", gates=checks)
+    sentence = f"{variant} rejected: {why}, on {_on(fidelity)}."
+    return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=_failure(failed[0]).partition(" (")[0])
 
 
 def reference_verdict(measurement: Measurement, size: int) -> Verdict:
     """What is said of the reference itself."""
     latency = f"{_ms(measurement.p50)} at batch {measurement.latency[0].batch}"
     rate = f"{_count(measurement.throughput)} rows/s at batch {measurement.throughput_batch}"
-    return Verdict(outcome="reference", sentence=f"The reference: {latency}, {rate}, {_bytes(size)}.")
+    reason = f"{latency}, {_bytes(size)}"
+    return Verdict(outcome="reference", sentence=f"The reference: {latency}, {rate}, {_bytes(size)}.", reason=reason)
 
 
 def not_applicable(variant: str, why: str) -> Verdict:
     """What is said where a recipe does not apply; `why` as the recipe gives it."""
-    return Verdict(outcome="not applicable", sentence=f"{variant} does not apply: {why.rstrip('.')}.")
+    why = why.rstrip(".")
+    return Verdict(outcome="not applicable", sentence=f"{variant} does not apply: {why}.", reason=why)
+
+
+def not_made(variant: str, problem: Problem) -> Verdict:
+    """What is said where a recipe failed, or ended its worker."""
+    words = replace(problem, fix="").sentence()
+    reason = problem.what.rstrip(".")
+    return Verdict(outcome="reject", sentence=f"{variant} could not be made: {words}", reason=reason)
 
 
 def fidelity_gates(fidelity: Fidelity, gates: GateSettings) -> tuple[Gate, ...]:
@@ -146,16 +166,19 @@ def _worth_gates(
     measurement: Measurement | None, size: int, reference_size: int, gates: GateSettings
 ) -> tuple[Gate, ...]:
     speed = measurement.speedup if measurement else None
-    smaller = size <= reference_size * (1 - gates.min_gain)
+    rate = measurement.rate_speedup if measurement else None
+    saved = reference_size - size
+    smaller = size <= reference_size * (1 - gates.min_gain) and saved >= gates.min_gain_bytes
     # A gain counts when it is large enough and not chance: the interval leaves 1 out.
-    faster = speed is not None and speed.value >= 1 + gates.min_gain and speed.low > 1
-    gain = max(1 - size / reference_size if reference_size else 0.0, speed.value - 1 if speed else 0.0)
+    faster = _gains(speed, gates) or (_gains(rate, gates) and (speed is None or speed.high >= 1))
+    speeds = [one.value - 1 for one in (speed, rate) if one is not None]
+    gain = max(saved / reference_size if reference_size and saved >= gates.min_gain_bytes else 0.0, *speeds, 0.0)
     bound = 1 / gates.max_slowdown
     slow = speed is not None and speed.high < bound
     return (
         Gate(
             name="smaller or faster",
-            rule=f"gain in size or speed ≥ {100 * gates.min_gain:g} %",
+            rule=f"gain in speed ≥ {100 * gates.min_gain:g} %, or in size, and then ≥ {_bytes(gates.min_gain_bytes)}",
             value=100 * gain,
             passed=smaller or faster,
         ),
@@ -166,6 +189,10 @@ def _worth_gates(
             passed=not slow,
         ),
     )
+
+
+def _gains(speed: Interval | None, gates: GateSettings) -> bool:
+    return speed is not None and speed.value >= 1 + gates.min_gain and speed.low > 1
 
 
 def _failure(gate: Gate) -> str:
@@ -183,8 +210,8 @@ def _failure(gate: Gate) -> str:
     return f"{gate.name} {value:.3f} ({gate.rule})"
 
 
-def agreement_words(fidelity: Fidelity) -> str:
-    """How far it agrees, on what, and what that does not show."""
+def agreement_words(fidelity: Fidelity, brief: bool = False) -> str:
+    """How far it agrees, on what, and, unless `brief`, what that does not show."""
     top1 = _worst([out.top1_agreement for out in fidelity.outputs])
     cosine = _worst([out.cosine for out in fidelity.outputs])
     ranks = _worst([out.rank_correlation for out in fidelity.outputs])
@@ -196,6 +223,8 @@ def agreement_words(fidelity: Fidelity) -> str:
         words = f"cosine {_cosine(cosine)} on {_on(fidelity)}"
     else:
         words = f"equal on {_on(fidelity)}"
+    if brief:
+        return words
     if fidelity.accuracy is not None and fidelity.reference_accuracy is not None:
         words += f" (accuracy {share(fidelity.accuracy)}, the reference's {share(fidelity.reference_accuracy)})"
     elif fidelity.scores is not None and fidelity.reference_scores is not None:
@@ -258,14 +287,36 @@ def _size_words(size: int, reference: int) -> str:
     return f"{_times(reference / size)} smaller" if size < reference else f"{_times(size / reference)} larger"
 
 
-def _rate(own: Measurement | None, reference: Measurement | None) -> str:
-    """Throughput at the best batches, told only where it is another story than latency."""
-    if own is None or reference is None or own.throughput_batch == 1 or own.speedup is None:
+def _rate_words(measurement: Measurement | None) -> str:
+    """Throughput at the best batch, told only where it is another story than latency."""
+    rate = measurement.rate_speedup if measurement else None
+    if measurement is None or rate is None or not _another_story(measurement):
         return ""
-    ratio = own.throughput / reference.throughput
-    if 2 / 3 < ratio / own.speedup.value < 1.5:
-        return ""
-    return f", {_count(own.throughput)} rows/s at batch {own.throughput_batch} against {_count(reference.throughput)}"
+    span = f"(95 % CI {_times(rate.low)[:-1]}–{_times(rate.high)[:-1]})"
+    rows = f"{_count(measurement.throughput)} rows/s"
+    return f", {_times(rate.value)} the throughput {span} at batch {measurement.throughput_batch}: {rows}"
+
+
+def _another_story(measurement: Measurement) -> bool:
+    speed, rate = measurement.speedup, measurement.rate_speedup
+    if speed is None or rate is None:
+        return False
+    chance = [one.low <= 1 <= one.high for one in (speed, rate)]
+    return not 0.8 < rate.value / speed.value < 1.25 or (chance[0] != chance[1] and abs(rate.value - 1) >= 0.05)
+
+
+def _short_speed(speed: Interval | None) -> str:
+    return _speed_words(speed).partition(" (")[0]
+
+
+def _short_gains(measurement: Measurement | None, size: int, reference: int) -> str:
+    """'3.1x faster, 4.0x smaller'; throughput in place of a latency that did not change."""
+    speed = _short_speed(measurement.speedup if measurement else None)
+    if measurement is not None and measurement.rate_speedup is not None and _another_story(measurement):
+        speed += (
+            f", {_times(measurement.rate_speedup.value)} the throughput in batches of {measurement.throughput_batch}"
+        )
+    return f"{speed}, {_size_words(size, reference)}"
 
 
 def _count(value: float) -> str:
@@ -277,8 +328,8 @@ def _ms(value: float) -> str:
     return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 10 else f"{value:.0f} ms"
 
 
-def _bytes(size: int) -> str:
+def _bytes(size: float) -> str:
     for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
+    return f"{size:.0f} bytes"

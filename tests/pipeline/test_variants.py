@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from studio.core.manifest import Measurement
 from studio.core.recipe import plan_of
 from studio.core.settings import WorkerSettings
 from studio.pipeline.messages import IntakeResult, VariantResult, VariantTask
@@ -32,9 +31,7 @@ def wide() -> object:
     return finish(graph)
 
 
-async def variant(
-    runner: Runner, intake: IntakeResult, recipe: str, reference: Measurement | None = None
-) -> VariantResult:
+async def variant(runner: Runner, intake: IntakeResult, recipe: str) -> VariantResult:
     scratch = runner.root / f"lab-{recipe}"
     scratch.mkdir()
     task = VariantTask(
@@ -45,7 +42,6 @@ async def variant(
         kind=intake.samples_kind,
         batchable=intake.signature.batchable,
         reference_size=intake.graph.size,
-        reference_measurement=reference,
     )
     settings, log = WorkerSettings(wall_seconds=120), runner.root / "lab.log"
     return await make_variant(settings, scratch, log, task, intake.machine, lambda *told: runner.told.append(told))
@@ -58,7 +54,7 @@ async def test_a_variant_comes_with_its_evidence(runner: Runner, tmp_path: Path)
     assert reference.graph is None
     assert reference.measurement is not None and reference.measurement.speedup is None
     runner.told.clear()
-    half = await variant(runner, intake, "fp16", reference.measurement)
+    half = await variant(runner, intake, "fp16")
     assert half.graph is not None and half.graph.size < intake.graph.size
     assert len(content(half.graph_path)) == half.graph.file.size
     assert half.fidelity is not None and half.fidelity.inputs == "synthetic"

@@ -107,8 +107,7 @@ def test_memory_counts_the_weights_in_a_fresh_process(tmp_path: Path) -> None:
     )
     code = (
         "import sys, numpy as np\nfrom studio.core import codec\nfrom studio.verify import measure as m\n"
-        "m._LATENCY_SECONDS = m._BATCH_SECONDS = 0.05\n"
-        "found = m.measure_reference(sys.argv[1], {'x': np.ones((4, 1024), np.float32)}, True)\n"
+        "found = m.measure_reference(sys.argv[1], {'x': np.ones((4, 1024), np.float32)}, True, seconds=0.1)\n"
         "print(codec.encode(found).decode())"
     )
     answer = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
@@ -117,25 +116,53 @@ def test_memory_counts_the_weights_in_a_fresh_process(tmp_path: Path) -> None:
     assert found.load_ms > 0 and found.speedup is None
 
 
-def test_a_measurement_reports_progress_and_every_batch(
+def test_a_measurement_reports_progress_and_every_setting(
     net, rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "_LATENCY_SECONDS", 0.1)
-    monkeypatch.setattr(measuring, "_BATCH_SECONDS", 0.02)
+    monkeypatch.setattr(measuring, "usable_cores", lambda: 2)
     told: list[float] = []
-    found = measuring.measure(net("a"), net("b"), rows, True, 1, lambda share, text: told.append(share))
+    found = measuring.measure(net("a"), net("b"), rows, True, 1, lambda share, text: told.append(share), seconds=0.2)
     assert told == sorted(told) and told[-1] == 1.0
-    assert [entry.batch for entry in found.latency] == [1, 4, 16, 32]
-    assert found.throughput_batch in (1, 4, 16, 32)
-    assert found.speedup is not None and found.speedup.low <= found.speedup.value <= found.speedup.high
-    single = measuring.measure(net("a"), net("b"), rows, False)
-    assert [entry.batch for entry in single.latency] == [1] and single.throughput_batch == 1
+    settings = [(entry.batch, entry.threads) for entry in found.latency]
+    best = found.throughput_batch
+    assert settings[:4] == [(1, 1), (4, 1), (16, 1), (32, 1)]
+    assert settings[4:] == [(1, 2), (best, 2)] if best > 1 else [(1, 2)]
+    assert found.speedup == found.latency[0].speedup
+    for entry in found.latency:  # each has its own interval against the reference at the same setting
+        assert entry.speedup is not None and entry.speedup.low <= entry.speedup.value <= entry.speedup.high
+        assert entry.p50 <= entry.p95 <= entry.p99 and entry.rate == 1000 * entry.batch / entry.p50
+    fastest = found.at(best, 1)
+    assert fastest is not None and found.throughput == fastest.rate
+    assert found.tuned is not None and found.tuned.batch == best and found.tuned.threads in (1, 2)
+    single = measuring.measure(net("a"), net("b"), rows, False, seconds=0.1)
+    assert {entry.batch for entry in single.latency} == {1} and single.throughput_batch == 1
+    assert single.rate_speedup is None
 
 
-def test_a_model_that_takes_no_single_rows_is_measured_whole(
-    tmp_path: Path, rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+def test_a_second_thread_is_only_advised_where_it_helps(
+    net, rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "_LATENCY_SECONDS", 0.05)
+    monkeypatch.setattr(measuring, "usable_cores", lambda: 2)
+    # 20 kB of weights: nothing to share between two threads.
+    small = measuring.measure_reference(net("a"), rows, True, seconds=0.3)
+    assert small.tuned is not None and small.tuned.threads == 1
+    monkeypatch.setattr(measuring, "usable_cores", lambda: 1)
+    alone = measuring.measure_reference(net("a"), rows, True, seconds=0.1)
+    assert {entry.threads for entry in alone.latency} == {1}
+    monkeypatch.setattr(measuring, "usable_cores", lambda: 2)
+    monkeypatch.setattr(measuring, "free_memory", lambda: 0)
+    tight = measuring.measure_reference(net("a"), rows, True, seconds=0.1)
+    assert {entry.threads for entry in tight.latency} == {1}
+
+
+def test_batches_that_would_take_too_long_are_left_out(net, rows: dict[str, np.ndarray]) -> None:
+    heavy = net("heavy", extra=400)
+    found = measuring.measure(heavy, heavy, rows, True, seconds=0.01)
+    assert found.latency[0].batch == 1
+    assert len({entry.batch for entry in found.latency}) < 4
+
+
+def test_a_model_that_takes_no_single_rows_is_measured_whole(tmp_path: Path, rows: dict[str, np.ndarray]) -> None:
     path = write(
         tmp_path / "m.onnx",
         [helper.make_node("Reshape", ["x", "four"], ["y"])],
@@ -143,7 +170,7 @@ def test_a_model_that_takes_no_single_rows_is_measured_whole(
         [value("y", "n", 4, 16)],
         {"four": np.array([-1, 4, 16], np.int64)},
     )
-    assert measuring.measure_reference(path, rows, False).latency[0].batch == 120
+    assert measuring.measure_reference(path, rows, False, seconds=0.05).latency[0].batch == 120
 
 
 def test_the_interval_of_a_speedup_holds_the_truth_and_repeats() -> None:

@@ -134,6 +134,7 @@ _GATE_MEANINGS = {
     "max_auc_drop": "most area under the ROC curve lost against the reference, where samples have labels",
     "max_rmse_rise": "regression: largest rise of the root mean square error, as a share of the reference's",
     "min_gain": "a variant must be this much smaller or faster to be worth keeping",
+    "min_gain_bytes": "bytes that a variant must save to count as smaller, however large a share that is",
     "max_slowdown": "one that is smaller may be slower by at most this factor",
 }
 
