@@ -22,6 +22,7 @@ from studio.cli.commands import (
     models,
     predict,
     removal,
+    routes,
     trust,
     web,
 )
@@ -35,7 +36,7 @@ from studio.core.views import ApiError
 
 COMPLETE = "_STUDIO_COMPLETE"  # set by the shell's completion script, which click wrote
 MODULES = (
-    *(engine, arrivals, init, trust, models, predict, measure, aliases, removal, logs, web),
+    *(engine, arrivals, init, trust, models, predict, measure, aliases, routes, removal, logs, web),
     *(environments, doctor, demo),
 )
 

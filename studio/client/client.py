@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from studio.client.environments import EnvironmentCalls
+from studio.client.routes import RouteCalls
 from studio.client.stream import listen
 from studio.client.transport import Address, Locate, Transport
 from studio.core.comparison import Comparison, Plan
@@ -88,7 +89,7 @@ def _part(text: str) -> str:
     return quote(text, safe=":")
 
 
-class Client(EnvironmentCalls):
+class Client(EnvironmentCalls, RouteCalls):
     """A connection to an engine. Synchronous, and safe to use from several threads.
 
     `actor` is what the journal says of who asked. Every method raises the StudioError that the engine answers with, and
@@ -274,10 +275,6 @@ class Client(EnvironmentCalls):
     def rollback(self, model: str, alias: str = PRODUCTION, why: str = "") -> AliasMove:
         """Point an alias back at what it named before."""
         return self._act("/api/rollback", AliasMove, model=model, alias=alias, why=why)
-
-    def undo(self) -> AliasMove:
-        """Take back the newest move of any alias."""
-        return self._act("/api/undo", AliasMove)
 
     # Removal
 

@@ -53,8 +53,8 @@ class Target:
 class ModelRoutes:
     """All of one model. `primary` answers the bare name; `aliases` name keys of `targets` (`latest` included).
 
-    Where there is a `split`, it is what answers the bare name. `shadow` is the key of a target that gets a copy of a
-    `share` of those requests (0 to 1), '' = none. Neither touches requests that name a version or an alias.
+    Where there is a `split`, it is what answers the bare name. The `shadow` gets a copy of a part (0 to 1) of those
+    requests; that part is its weight. Neither touches requests that name a version or an alias.
     """
 
     model: str
@@ -62,8 +62,7 @@ class ModelRoutes:
     aliases: dict[str, str]
     targets: dict[str, Target]
     split: tuple[Arm, ...] = ()
-    shadow: str = ""
-    share: float = 1.0
+    shadow: Arm | None = None
 
     @property
     def plain(self) -> bool:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from studio import __version__
 from studio.core.errors import InvalidInput
-from studio.core.journal import AliasMove
+from studio.core.journal import AliasMove, RouteChange
 from studio.core.metrics import RequestLine, Tick
 from studio.core.names import Reference, check_alias, check_model_name
-from studio.core.views import CallExample, ServerStatus, Status, VersionRow
+from studio.core.route import Route
+from studio.core.views import CallExample, RouteDetail, ServerStatus, Status, VersionRow
 from studio.engine import wishes
 from studio.engine.answers import Answers
 from studio.engine.arrivals import Arrivals
@@ -30,6 +31,7 @@ from studio.engine.lab import Lab
 from studio.engine.logs import Logs
 from studio.engine.measure import Measure
 from studio.engine.netron import Netron
+from studio.engine.shadows import Shadows
 from studio.engine.supervisor import Supervisor
 from studio.engine.templates import Templates
 from studio.inbox.add import add as add_to_inbox
@@ -69,6 +71,7 @@ class Engine:
         self.comparisons = Comparisons(
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
         )
+        self.shadows = Shadows()
         self._netron = Netron(workspace)
         self._started = time.time()
         self._control_url = ""
@@ -133,6 +136,8 @@ class Engine:
 
     def _tick(self, tick: Tick) -> None:
         self.bus.publish("metrics", tick)
+        for figures in tick.shadows:
+            self.shadows.add(figures)
         if not tick.samples:
             return
         self._ticks += 1
@@ -196,9 +201,49 @@ class Engine:
         check_model_name(model)
         return await self.keep.rollback(model, alias, why, actor)
 
-    async def undo(self, actor: str) -> AliasMove:
-        """Take back the newest alias move of the workspace."""
+    async def undo(self, actor: str) -> AliasMove | RouteChange:
+        """Take back the newest move of an alias or change of a route, of any model."""
         return await self.keep.undo(actor)
+
+    def routes(self) -> list[RouteDetail]:
+        """How requests are spread, of the models whose bare name is not the primary's alone."""
+        return [self._figured(detail) for detail in self.keep.route_details()]
+
+    def route(self, model: str) -> RouteDetail:
+        """How requests for a model's bare name are spread, and what was seen of its shadow. Raises NotFound."""
+        return self._figured(self.keep.route_detail(check_model_name(model)))
+
+    def _figured(self, detail: RouteDetail) -> RouteDetail:
+        return replace(detail, figures=self.shadows.of(detail.model))
+
+    async def change_route(
+        self,
+        model: str,
+        split: dict[str, float] | None,
+        shadow: str | None,
+        share: float | None,
+        why: str,
+        actor: str,
+    ) -> RouteChange:
+        """Say how requests for a model's bare name are spread; what is None stays as it is."""
+        if split is None and shadow is None and share is None:
+            raise InvalidInput("Nothing was asked for.", fix="Give a split, a shadow or a share.")
+
+        def change(route: Route) -> Route:
+            after = Route(
+                split=route.split if split is None else split,
+                shadow=route.shadow if shadow is None else shadow,
+                share=route.share if share is None else share,
+            )
+            if share is not None and not after.shadow:
+                raise InvalidInput("There is no shadow to give a share to.", fix="Name one: --shadow 4-int8")
+            return after if after.shadow else replace(after, share=1.0)
+
+        return await self.keep.change_route(check_model_name(model), change, why, actor)
+
+    async def rollback_route(self, model: str, why: str, actor: str) -> RouteChange:
+        """Give a model the route again that it had before its newest change."""
+        return await self.keep.rollback_route(check_model_name(model), why, actor)
 
     async def archive(self, reference: str, actor: str) -> VersionRow:
         """Take a version out of service. Raises Conflict while an alias names it."""

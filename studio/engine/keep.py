@@ -17,12 +17,13 @@ from typing import Any, Literal, TypeVar
 from studio.core.comparison import Comparison
 from studio.core.errors import CodeFile, Conflict, InvalidInput, NotFound, Refused
 from studio.core.events import EventKind, TrustChange
-from studio.core.journal import AliasMove, Entry, TrustedCode
+from studio.core.journal import AliasMove, Entry, RouteChange, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.metrics import Point, Tick
 from studio.core.names import REFERENCE_VARIANT, Reference, variant_key
-from studio.core.routing import RoutingTable, Target
-from studio.core.views import ModelDetail, VersionDetail, VersionPage, VersionRow
+from studio.core.route import Route, shares
+from studio.core.routing import ModelRoutes, RoutingTable, Target
+from studio.core.views import ArmRow, ModelDetail, RouteDetail, VersionDetail, VersionPage, VersionRow
 from studio.engine.bus import Bus
 from studio.engine.logs import Logs
 from studio.engine.supervisor import Supervisor
@@ -33,6 +34,7 @@ from studio.store.store import Store
 from studio.store.workspace import Workspace
 
 T = TypeVar("T")
+M = TypeVar("M", AliasMove, RouteChange, AliasMove | RouteChange)
 Change = Literal["added", "archived", "restored", "purged"]
 KEPT_WARM = 8  # versions that just arrived are loaded before anyone asks; others on first use
 MAX_EXAMPLE = 64 * 1024 * 1024
@@ -166,39 +168,81 @@ class Keep:
     async def rollback(self, model: str, alias: str, why: str, actor: str) -> AliasMove:
         """Point an alias back at what it meant before its newest move."""
         async with self._changing:
-            await self._warm_earlier(model, alias)
+            moves = await self._run(lambda: versions.alias_moves(self.registry, model, alias, limit=1))
+            if moves and moves[0].before:
+                await self._warm(self.resolve(f"{model}:{moves[0].before}"))
             return await self._moved(lambda: changes.rollback(self.registry, model, alias, why, actor))
 
-    async def undo(self, actor: str) -> AliasMove:
-        """Take back the newest alias move of the workspace."""
+    async def undo(self, actor: str) -> AliasMove | RouteChange:
+        """Take back the newest move of an alias or change of a route, of any model."""
         async with self._changing:
-            await self._warm_earlier(None, None)
+            last = await self._run(lambda: versions.newest_change(self.registry))
+            if isinstance(last, RouteChange):
+                await self._warm_route(last.model, Route.parse(last.before))
+            elif last is not None and last.before:
+                await self._warm(self.resolve(f"{last.model}:{last.before}"))
             return await self._moved(lambda: changes.undo(self.registry, actor))
 
     async def alias_moves(self, model: str, alias: str) -> list[AliasMove]:
         """How an alias has moved, newest first."""
         return await self._run(lambda: versions.alias_moves(self.registry, model, alias))
 
-    async def _warm_earlier(self, model: str | None, alias: str | None) -> None:
-        moves = await self._run(lambda: versions.alias_moves(self.registry, model, alias, limit=1))
-        if moves and moves[0].before:
-            await self._warm(self.resolve(f"{moves[0].model}:{moves[0].before}"))
+    async def _warm(self, *targets: Target) -> None:
+        names = tuple(target.name for target in targets)
+        errors = await self._refresh_routes(also_pinned=names)
+        for name in names:
+            if name in errors:
+                raise Refused(
+                    f"Nothing moved: {name} could not be loaded.",
+                    errors[name],
+                    "Look at the server's log: studio logs --source server.",
+                )
 
-    async def _warm(self, target: Target) -> None:
-        errors = await self._refresh_routes(also_pinned=(target.name,))
-        if target.name in errors:
-            raise Refused(
-                f"Nothing moved: {target.name} could not be loaded.",
-                errors[target.name],
-                "Look at the server's log: studio logs --source server.",
-            )
-
-    async def _moved(self, change: Callable[[], AliasMove]) -> AliasMove:
+    async def _moved(self, change: Callable[[], M]) -> M:
         move = await self._run(change)
         await self._refresh_routes()
+        if isinstance(move, RouteChange):
+            text = f"route {move.before or 'none'} → {move.after or 'none'}. {move.why}".strip()
+            self._tell("route", move, text, move.model)
+            return move
         text = f"{move.before or 'nothing'} → {move.after or 'removed'}. {move.why}".strip()
         self._tell("alias", move, text, f"{move.model}:{move.alias}")
         return move
+
+    # -- splits and shadows
+
+    def route_detail(self, model: str) -> RouteDetail:
+        """How requests for a model's bare name are spread now. Raises NotFound."""
+        self.resolve(model)
+        return _route_detail(self._table.models[model])
+
+    def route_details(self) -> list[RouteDetail]:
+        """The same for every model whose requests are not the primary's alone."""
+        return [_route_detail(routes) for routes in self._table.models.values() if not routes.plain]
+
+    async def change_route(self, model: str, change: Callable[[Route], Route], why: str, actor: str) -> RouteChange:
+        """Give a model the route that `change` makes of its present one; what it names is warm before.
+
+        Raises InvalidInput, NotFound, Conflict; Refused when the server can not load what it names, or versions that
+        are to share requests do not take the same.
+        """
+        async with self._changing:
+            self.resolve(model)
+            wanted = change(Route.parse(self.store.journal.history.routes.get(model, "")))
+            await self._warm_route(model, wanted)
+            return await self._moved(lambda: changes.set_route(self.registry, model, wanted, why, actor))
+
+    async def rollback_route(self, model: str, why: str, actor: str) -> RouteChange:
+        """Give a model the route again that it had before its newest change."""
+        async with self._changing:
+            changed = await self._run(lambda: versions.route_changes(self.registry, model, limit=1))
+            if changed:
+                await self._warm_route(model, Route.parse(changed[0].before))
+            return await self._moved(lambda: changes.rollback_route(self.registry, model, why, actor))
+
+    async def _warm_route(self, model: str, route: Route) -> None:
+        route.check(model)
+        await self._warm(*(self.resolve(f"{model}:{name}") for name in route.names))
 
     # -- trust
 
@@ -308,3 +352,17 @@ class Keep:
 
     async def list_comparisons(self) -> list[Comparison]:
         return await self._run(lambda: comparisons.list_comparisons(self.registry))
+
+
+def _route_detail(routes: ModelRoutes) -> RouteDetail:
+    parts = shares({arm.name: arm.weight for arm in routes.split}) if routes.split else {}
+    arms = [
+        ArmRow(name=arm.name, target=routes.targets[arm.key].name, share=parts[arm.name]) for arm in routes.split
+    ] or [ArmRow(name="", target=routes.targets[routes.primary].name, share=1.0)]
+    shadow = routes.shadow
+    if shadow is None:
+        return RouteDetail(model=routes.model, arms=tuple(arms))
+    target = routes.targets[shadow.key].name
+    return RouteDetail(
+        model=routes.model, arms=tuple(arms), shadow=target, shadow_name=shadow.name, share=shadow.weight
+    )

@@ -30,7 +30,7 @@ def routing_table(registry: Registry, generation: int) -> RoutingTable:
 def _wanted(routes: ModelRoutes) -> set[str]:
     """Keys of what is to be loaded before anyone asks."""
     named = {key for alias, key in routes.aliases.items() if alias != LATEST}
-    return named | {arm.key for arm in routes.split} | ({routes.shadow} if routes.shadow else set())
+    return named | {arm.key for arm in routes.split} | ({routes.shadow.key} if routes.shadow else set())
 
 
 def routes_of(registry: Registry, model: str) -> ModelRoutes:
@@ -114,8 +114,10 @@ def _routes(model: str, newest: int, targets: dict[str, Target], aliases: dict[s
 
 def _routed(routes: ModelRoutes, route: Route) -> ModelRoutes:
     """The routes with the model's route. What it names and is no longer there is left out."""
-    found = {name: target.key for name in route.names if (target := routes.resolve(name))}
-    split = tuple(
-        Arm(name=name, key=found[name], weight=weight) for name, weight in route.split.items() if name in found
-    )
-    return replace(routes, split=split, shadow=found.get(route.shadow, ""), share=route.share)
+
+    def arm(name: str, weight: float) -> Arm | None:
+        target = routes.resolve(name) if name else None
+        return Arm(name=name, key=target.key, weight=weight) if target else None
+
+    split = tuple(found for name, weight in route.split.items() if (found := arm(name, weight)))
+    return replace(routes, split=split, shadow=arm(route.shadow, route.share))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from textual.content import Content
 
 from studio.core.comparison import Comparison, Plan
-from studio.core.journal import AliasMove
+from studio.core.journal import AliasMove, RouteChange
 from studio.core.names import PRODUCTION
 from studio.core.views import CallExample, ModelDetail
 from studio.tui import messages
@@ -21,7 +21,10 @@ LOAD_SECONDS = 10.0
 LOAD_CLIENTS = 4
 
 
-def say_move(app: StudioApp, title: str, move: AliasMove) -> None:
+def say_move(app: StudioApp, title: str, move: AliasMove | RouteChange) -> None:
+    if isinstance(move, RouteChange):
+        app.say(f"{move.model}  route {move.before or 'none'} → {move.after or 'none'}", title)
+        return
     app.say(f"{move.model}:{move.alias}  {move.before or 'nothing'} → {move.after or 'nothing'}", title)
 
 
@@ -81,7 +84,7 @@ def rollback(app: StudioApp, model: str) -> None:
 def undo(app: StudioApp) -> None:
     client = app.client
     if client is not None:
-        app.ask(client.undo, lambda move: say_move(app, "Undid the newest move", move))
+        app.ask(client.undo, lambda move: say_move(app, "Undid the newest change", move))
 
 
 def copy_call(app: StudioApp, reference: str, language: Literal["curl", "python", "javascript"]) -> None:

@@ -153,6 +153,7 @@ _HANDLERS: dict[str, Callable[[State, Event], tuple[State, frozenset[Topic]]]] =
     "version": _registry,
     "variant": _registry,
     "alias": _alias,
+    "route": _registry,
     "server": _server,
     "status": _status,
     "metrics": _metrics,

@@ -97,7 +97,7 @@ def digits(registry: Registry) -> Registry:
 
 def now(registry: Registry) -> tuple[dict[str, str], str]:
     routes = routing_table(registry, 0).models["digits"]
-    return {arm.name: arm.key for arm in routes.split}, routes.shadow
+    return {arm.name: arm.key for arm in routes.split}, routes.shadow.key if routes.shadow else ""
 
 
 def test_a_route_leads_where_its_aliases_lead_and_is_loaded_ahead(digits: Registry) -> None:

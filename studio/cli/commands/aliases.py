@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from studio.cli.commands.routes import change_text
 from studio.cli.output import emit, say
 from studio.cli.session import Session, command, complete_reference, pass_session
 from studio.core.errors import InvalidInput
-from studio.core.journal import AliasMove
+from studio.core.journal import AliasMove, RouteChange
 from studio.core.names import PRODUCTION, Reference
 
 why_option = click.option("--why", default="", help="The reason, for the journal.")
@@ -61,14 +62,17 @@ def alias(session: Session, model: str, name: str, target: str | None, remove: b
         _tell(session, client.move_alias(model, name, target, why))
 
 
-@command("undo", short_help="Take back the newest move of any alias.")
+@command("undo", short_help="Take back the newest move of any alias or change of a route.")
 @pass_session
 def undo(session: Session) -> None:
-    """Take back the newest move of any alias."""
+    """Take back the newest move of any alias or change of a route, whichever was last."""
     _tell(session, session.client().undo())
 
 
-def _tell(session: Session, move: AliasMove) -> None:
+def _tell(session: Session, move: AliasMove | RouteChange) -> None:
+    if isinstance(move, RouteChange):
+        emit(session, move, lambda: change_text(move))
+        return
     emit(session, move, lambda: move_text(move))
     if not move.after:
         say(f"Requests for {move.model}:{move.alias} are answered with 'not found' from now on.")

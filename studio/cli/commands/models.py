@@ -90,13 +90,25 @@ def model_text(model: ModelDetail) -> str:
     """Aliases, versions, and how the aliases moved."""
     aliases = "\n".join(f"{name} → {target}" for name, target in sorted(model.aliases.items()))
     moves = [
-        [since(move.at), move.alias, move.before or "–", move.after or "removed", move.actor, move.why]
+        (move.at, [since(move.at), move.alias, move.before or "–", move.after or "removed", move.actor, move.why])
         for move in model.moves
     ]
-    head = fields([("model", model.model), ("answers", model.primary), ("aliases", aliases)])
+    moves += [
+        (one.at, [since(one.at), "(route)", one.before or "–", one.after or "removed", one.actor, one.why])
+        for one in model.route_changes
+    ]
+    moves.sort(key=lambda row: row[0], reverse=True)
+    head = fields(
+        [
+            ("model", model.model),
+            ("answers", model.primary),
+            ("route", model.route.text),
+            ("aliases", aliases),
+        ]
+    )
     parts = [head, versions_table(model.versions)]
     if moves:
-        parts.append(table(("MOVED", "ALIAS", "FROM", "TO", "BY", "WHY"), moves))
+        parts.append(table(("MOVED", "ALIAS", "FROM", "TO", "BY", "WHY"), [row for _, row in moves]))
     return "\n\n".join(parts)
 
 

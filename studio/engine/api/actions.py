@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from studio.core.comparison import Comparison, Plan
 from studio.core.errors import Cancelled, InvalidInput
 from studio.core.jobs import Job
-from studio.core.journal import AliasMove, TrustedCode
+from studio.core.journal import AliasMove, RouteChange, TrustedCode
 from studio.core.tensors import TensorSpec
 from studio.core.views import ApiError, EnvironmentRow, SettingsTemplate, TrustAnswer, VersionRow
 from studio.engine.api.bodies import (
@@ -20,10 +20,12 @@ from studio.engine.api.bodies import (
     DistrustBody,
     InputsBody,
     LoadBody,
+    ModelBody,
     PlanBody,
     PurgeBody,
     ReferenceBody,
     RollbackBody,
+    RouteBody,
     TemplateBody,
     TrustBody,
 )
@@ -104,9 +106,22 @@ async def rollback(request: Request, body: RollbackBody) -> Response:
     return answer(await engine_of(request).rollback(body.model, body.alias, body.why, body.actor))
 
 
-@router.post("/undo", response_model=AliasMove)
+@router.post("/routes", response_model=RouteChange)
+async def change_route(request: Request, body: RouteBody) -> Response:
+    """Split the requests for a model's bare name, or give a shadow a copy of them. What it names is warm before."""
+    change = engine_of(request).change_route(body.model, body.split, body.shadow, body.share, body.why, body.actor)
+    return answer(await change)
+
+
+@router.post("/routes/rollback", response_model=RouteChange)
+async def rollback_route(request: Request, body: ModelBody) -> Response:
+    """Give a model the route again that it had before its newest change."""
+    return answer(await engine_of(request).rollback_route(body.model, body.why, body.actor))
+
+
+@router.post("/undo", response_model=AliasMove | RouteChange)
 async def undo(request: Request, body: ActorBody) -> Response:
-    """Take back the newest move of any alias."""
+    """Take back the newest move of any alias, or change of any route, whichever was last."""
     return answer(await engine_of(request).undo(body.actor))
 
 

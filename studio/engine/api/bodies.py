@@ -44,6 +44,29 @@ class RollbackBody:
 
 
 @dataclass
+class RouteBody:
+    """How requests for a model's bare name are spread. What is null stays as it is.
+
+    `split`: weights by version, variant or alias; empty = the primary alone. `shadow`: what gets a copy of a `share` of
+    the requests (0 to 1); empty = none.
+    """
+
+    model: str
+    split: dict[str, float] | None = None
+    shadow: str | None = None
+    share: float | None = None
+    why: str = ""
+    actor: str = "sdk"
+
+
+@dataclass
+class ModelBody:
+    model: str
+    why: str = ""
+    actor: str = "sdk"
+
+
+@dataclass
 class ActorBody:
     actor: str = "sdk"
 

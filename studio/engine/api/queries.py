@@ -20,6 +20,7 @@ from studio.core.views import (
     EnvironmentRow,
     LogLine,
     ModelDetail,
+    RouteDetail,
     Series,
     Status,
     VersionDetail,
@@ -77,6 +78,18 @@ async def resolve(request: Request, reference: str) -> Response:
     """What a reference stands for now."""
     target = engine_of(request).keep.resolve(reference)
     return answer({"model": target.model, "version": target.version, "variant": target.variant, "target": target.name})
+
+
+@router.get("/routes", response_model=list[RouteDetail])
+async def routes(request: Request) -> Response:
+    """How requests are spread, of the models with a split or a shadow."""
+    return answer(engine_of(request).routes())
+
+
+@router.get("/routes/{model}", response_model=RouteDetail)
+async def route(request: Request, model: str) -> Response:
+    """How requests for a model's bare name are spread, and what was seen of its shadow."""
+    return answer(engine_of(request).route(model))
 
 
 @router.get("/jobs", response_model=list[Job])
