@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from studio.core.errors import InvalidInput, NotFound
@@ -17,6 +18,7 @@ from studio.verify.evidence import Split, split
 from studio.verify.fidelity import fidelity_of
 from studio.verify.graph_info import describe
 from studio.verify.inputs import LoadedSamples, load_samples, split_runs
+from studio.verify.layers import layer_errors, worth_looking
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.measure import measure, measure_reference
 from studio.verify.session import open_session, signature_of
@@ -62,6 +64,12 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     graph = describe(parse(graph_path), file_ref(graph_path))
     report("verified", 0.0, "comparing with the reference")
     fidelity = _fidelity(task, graph_path, samples.judged, lambda share, detail: report("verified", share, detail))
+    passed = judge_fidelity(task.plan.name, fidelity, task.gates).outcome == "keep"
+    if worth_looking((out.sqnr_db for out in fidelity.outputs), passed):
+        report("verified", 1.0, "looking for the layer where it breaks")
+        fidelity = replace(
+            fidelity, layers=layer_errors(graph_path, task.reference, samples.judged.inputs, task.threads)
+        )
     return MadeResult(
         graph=graph,
         graph_path=str(graph_path),

@@ -47,6 +47,21 @@ def open_session(path: str | Path, threads: int = 1, optimised: bool = True) -> 
 
     Raises Refused when ONNX Runtime does not accept the file.
     """
+    options = _options(threads, optimised)
+    if _is_ort(Path(path)):
+        # It goes by the file name's ending otherwise, and blobs have none.
+        options.add_session_config_entry("session.load_model_format", "ORT")
+    return _opened(str(path), options)
+
+
+def open_model(model: bytes, folder: Path, threads: int = 1) -> Session:
+    """A CPU session on a serialised model, run as written, whose external data lies in `folder`. Raises Refused."""
+    options = _options(threads, optimised=False)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return _opened(model, options)
+
+
+def _options(threads: int, optimised: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -55,11 +70,12 @@ def open_session(path: str | Path, threads: int = 1, optimised: bool = True) -> 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if _is_ort(Path(path)):
-        # It goes by the file name's ending otherwise, and blobs have none.
-        options.add_session_config_entry("session.load_model_format", "ORT")
+    return options
+
+
+def _opened(model: str | bytes, options: Any) -> Session:
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise Refused(
             f"ONNX Runtime {ort.__version__} can not load this graph.",
