@@ -13,6 +13,7 @@ from studio.core.errors import Refused, StudioError
 from studio.core.manifest import Fidelity, FileRef, Gate, Graph, gates_with
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.ort_format import HEAD, is_ort
+from studio.core.rows import row_layout
 from studio.core.settings import GateSettings
 from studio.core.tensors import Signature, TensorSpec
 from studio.formats.base import Case, Converted
@@ -28,7 +29,7 @@ from studio.pipeline.messages import Elsewhere, IntakeResult, IntakeTask, Progre
 from studio.verify.batching import rows_equal
 from studio.verify.fidelity import check_alike, compare
 from studio.verify.graph_info import describe
-from studio.verify.inputs import row_count, row_layout
+from studio.verify.inputs import row_count
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.ort_info import describe_ort
 from studio.verify.session import Feed, signature_of

@@ -13,6 +13,7 @@ import numpy as np
 from studio.core import codec
 from studio.core.errors import CodeFile, NeedsTrust
 from studio.core.manifest import InputsKind
+from studio.core.rows import row_layout
 from studio.core.tensors import Dim, Signature, TensorSpec
 from studio.formats.base import Array, Feed
 from studio.formats.clock import running
@@ -25,7 +26,6 @@ from studio.verify.inputs import (
     draw_inputs,
     load_samples,
     row_count,
-    row_layout,
     split_runs,
     take_rows,
     usual_bounds,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from studio.core.errors import StudioError
-from studio.verify.inputs import row_count, row_layout, take_rows
+from studio.core.rows import row_layout
+from studio.verify.inputs import row_count, take_rows
 from studio.verify.session import Array, Feed, Session, run, signature_of
 
 BATCHES = (2, 5)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from studio.core.manifest import InputsKind
+from studio.core.rows import row_layout
 from studio.core.tensors import Signature
-from studio.verify.inputs import LoadedSamples, row_count, row_layout
+from studio.verify.inputs import LoadedSamples, row_count
 from studio.verify.session import Array, Feed
 
 FEWEST_ROWS = 16

@@ -27,7 +27,8 @@ import numpy as np
 
 from studio.core.errors import InvalidInput, Refused
 from studio.core.manifest import Fidelity, InputsKind, OutputFidelity
-from studio.verify.inputs import row_count, row_layout, split_runs, take_rows
+from studio.core.rows import row_layout
+from studio.verify.inputs import row_count, split_runs, take_rows
 from studio.verify.ranks import rank_correlation
 from studio.verify.session import Array, Feed, open_session, run, signature_of
 from studio.verify.tasks import Role, accuracy_of, answers_of, is_float, role_of, scores_of, task_of, top

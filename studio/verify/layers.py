@@ -23,7 +23,8 @@ import numpy as np
 
 from studio.core.errors import StudioError
 from studio.core.manifest import LayerError, Layers
-from studio.verify.inputs import row_count, row_layout, take_rows
+from studio.core.rows import row_layout
+from studio.verify.inputs import row_count, take_rows
 from studio.verify.session import Feed, Session, first_line, open_model, open_session, signature_of
 
 WORST = 10

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.core.manifest import Interval, Latency, Measurement, Tuned
-from studio.verify.inputs import RowLayout, row_count, row_layout, split_runs, take_rows
+from studio.core.rows import RowLayout, row_layout
+from studio.verify.inputs import row_count, split_runs, take_rows
 from studio.verify.machine import usable_cores
 from studio.verify.memory import PeakMemory, free_memory
 from studio.verify.session import Feed, Session, initialise, open_session, run, runner, signature_of
