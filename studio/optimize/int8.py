@@ -8,12 +8,10 @@ since with one per tensor transformers lose several points of cosine.
 from __future__ import annotations
 
 import logging
-import platform
-from pathlib import Path
 from typing import Any
 
 from studio.core.errors import Refused
-from studio.optimize import graphs
+from studio.optimize import graphs, processor
 from studio.optimize.base import Given, Recipe, Work
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -66,7 +64,7 @@ def apply(work: Work) -> dict[str, str]:
     graphs.fix_weights(model)
     # Shapes that exporters wrote down for weights contradict the transposed ones that the quantiser makes of Gemm.
     del model.graph.value_info[:]
-    narrow = _saturates()
+    narrow = processor.saturates()
     report(0.2, "quantising weights")
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a pre-processing that fails on transformers and gains nothing here
@@ -102,19 +100,6 @@ def apply(work: Work) -> dict[str, str]:
         "activations": "uint8, ranges at run time",
         "operators": ", ".join(f"{name} × {found.count(name)}" for name in sorted(set(found))),
     }
-
-
-def _saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether 8-bit products overflow their 16-bit sums here, so that weights must keep to 7 bits.
-
-    x86 processors without VNNI add pairs of u8·s8 products with saturation (VPMADDUBSW).
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    try:
-        return "vnni" not in cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
 
 
 RECIPE = Recipe(name="int8", title="8-bit weights, dynamic", applies=applies, apply=apply)

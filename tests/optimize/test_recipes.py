@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import Refused
-from studio.optimize import graphs, int8
+from studio.optimize import graphs, processor
 from studio.optimize.base import GROUP, Given, Recipe, Work, recipes
 
 from .conftest import save, value
@@ -210,12 +210,12 @@ def test_weights_keep_to_seven_bits_where_the_processor_saturates(
     cpu = tmp_path / "cpuinfo"
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     cpu.write_text("flags : avx2 fma")
-    assert int8._saturates(cpu)
+    assert processor.saturates(cpu)
     cpu.write_text("flags : avx2 avx512_vnni")
-    assert not int8._saturates(cpu)
-    assert int8._saturates(tmp_path / "missing")
+    assert not processor.saturates(cpu)
+    assert processor.saturates(tmp_path / "missing")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert not int8._saturates(tmp_path / "missing")
+    assert not processor.saturates(tmp_path / "missing")
 
 
 def test_a_dynamo_export_takes_both_recipes(tmp_path: Path, outputs_of) -> None:
