@@ -35,9 +35,9 @@ def rebuilt(program: Any) -> Any:
     for tensor in program.parameters():
         if tensor.is_floating_point():
             tensor.requires_grad_(True)
-    for part in program.modules():  # a program's own train() and eval() only raise
-        part.training = False
-    return program
+    for name in ("train", "eval"):  # a program's own only raise
+        program.__dict__.pop(name, None)
+    return program.eval()
 
 
 def _as_layer(program: GraphModule, node: Node, made: dict[tuple[Any, ...], str]) -> None:
@@ -78,7 +78,7 @@ def _parameter(tensor: Any) -> Any:
 def _named(node: Node) -> Arguments:
     """An operator's arguments by name, with its defaults."""
     found: Arguments = {}
-    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for place, argument in enumerate(node.target._schema.arguments):
         if place < len(node.args):
             found[argument.name] = node.args[place]
         else:
@@ -200,7 +200,9 @@ def _as_flatten(graph: Any, node: Node) -> None:
     with contextlib.suppress(Exception):  # symbols that can not be compared: it stays as it was
         first = next((axis for axis, (a, b) in enumerate(zip(before, after, strict=False)) if a is not b and a != b), 0)
         tail = len(after) - first - 1
-        if joined and all(a == b for a, b in zip(before[len(before) - tail :], after[len(after) - tail :], strict=True)):
+        if joined and all(
+            a == b for a, b in zip(before[len(before) - tail :], after[len(after) - tail :], strict=True)
+        ):
             last = len(before) - tail - 1
             with graph.inserting_before(node):
                 flat = graph.call_function(_aten.flatten.using_ints, (source, first, last))
