@@ -1,9 +1,10 @@
-"""The server process: `python -m studio.serving.child --listen-fd N --control-fd M`.
+"""The server process: `python -m studio.serving.child --listen-fd N --control-fd M [--cache FOLDER]`.
 
 It inherits a listening socket and one end of a Unix socket pair (`studio.serving.control`), and exits with 0 after
 draining: on SIGTERM, when it is told to, and when its owner is gone. SIGINT is ignored, since a terminal sends it to
 the whole process group and the owner decides. Connections wait in the backlog until the first routing table is in
-force, so a server that takes another's place refuses nothing.
+force, so a server that takes another's place refuses nothing. In the cache folder are serving artefacts
+(`studio.serving.artefact`); without one, none are made.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from studio.core.settings import ServingSettings
 from studio.serving import sessions
 from studio.serving.access_log import AccessLog
 from studio.serving.app import DIRECT, check_door, make_app
+from studio.serving.artefacts import Artefacts
 from studio.serving.cache import Cache
 from studio.serving.connection import Listener
 from studio.serving.control import Channel, Drain
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("studio.serving")
 
 
-async def serve(listening: socket.socket, control: socket.socket) -> int:
+async def serve(listening: socket.socket, control: socket.socket, cache: Path | None = None) -> int:
     """Serve until told to stop, then drain. Returns the exit code: 0, or 1 where it could not go on."""
     code = 0
     loop = asyncio.get_running_loop()
@@ -65,7 +67,8 @@ async def serve(listening: socket.socket, control: socket.socket) -> int:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((settings, stopping), return_when=asyncio.FIRST_COMPLETED)
     if settings.done():
-        service, reporter = build(settings.result(), channel)
+        artefacts = _artefacts(settings.result(), cache)
+        service, reporter = build(settings.result(), channel, artefacts)
         listener = Listener(make_app(service), listening, Direct(service, DIRECT, check_door))
         channel.send("ready")
         grpc_server = await _start_grpc(service, channel) if service.settings.grpc_port else None
@@ -85,6 +88,8 @@ async def serve(listening: socket.socket, control: socket.socket) -> int:
             await closing
         service.router.close()
         service.executor.close()
+        if artefacts is not None:
+            artefacts.close()
         reporter.flush()
         if service.access is not None:
             service.access.close()
@@ -107,19 +112,30 @@ async def _start_grpc(service: Service, channel: Channel) -> GrpcServer | None:
     return server
 
 
-def build(settings: ServingSettings, channel: Channel) -> tuple[Service, Reporter]:
+def _artefacts(settings: ServingSettings, cache: Path | None) -> Artefacts | None:
+    """The cache of optimised graphs. One that can not be had costs time and memory, and no answers."""
+    if cache is None or not settings.artefact_bytes:
+        return None
+    try:
+        return Artefacts(cache, settings.artefact_bytes, settings.threads)
+    except OSError as error:
+        _log.warning("no serving artefacts: %s", error)
+        return None
+
+
+def build(settings: ServingSettings, channel: Channel, artefacts: Artefacts | None = None) -> tuple[Service, Reporter]:
     """The parts of the server, wired. Needs a running loop."""
     loop = asyncio.get_running_loop()
     statistics = Statistics()
     router = Router(
-        functools.partial(sessions.load, threads=settings.threads),
+        functools.partial(sessions.load, threads=settings.threads, artefacts=artefacts),
         memory_bytes=settings.memory_bytes or psutil.virtual_memory().total // 2,
         idle_seconds=settings.idle_seconds,
     )
     reporter = Reporter(loop, channel, statistics, lambda: router.loaded)
     router.on_change = reporter.touch
     executor = Executor(
-        loop, settings.workers, settings.queue, seconds=settings.timeout_seconds, parallel=settings.model_runs
+        loop, settings.run_threads, settings.queue, seconds=settings.timeout_seconds, parallel=settings.model_runs
     )
     cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
     statistics.caching = cache is not None
@@ -164,6 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="studio.serving.child")
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--cache", type=Path)
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Values out of range are looked for where they matter, and answered; a warning in the log helps nobody.
@@ -173,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     listening = socket.socket(fileno=given.listen_fd)
     control = socket.socket(fileno=given.control_fd)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(serve(listening, control))
+        code = runner.run(serve(listening, control, given.cache))
         logging.shutdown()
         # The runtime's and the loaders' threads may be in the middle of something; none of it is worth waiting for.
         os._exit(code)

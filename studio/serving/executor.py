@@ -75,14 +75,14 @@ def cores() -> int:
 
 
 class Executor:
-    """`workers` threads (0 = one a core) and at most `limit` tickets queued or running.
+    """`run_threads` threads (0 = one a core) and at most `limit` tickets queued or running.
 
     `seconds` is the time that a request without a time-out of its own has, 0 = any; `parallel` the runs of one model
     at a time, 0 = as many as there are threads. All methods belong to the event loop.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, workers: int, limit: int, seconds: float = 0.0, parallel: int = 0
+        self, loop: asyncio.AbstractEventLoop, run_threads: int, limit: int, seconds: float = 0.0, parallel: int = 0
     ) -> None:
         self._loop = loop
         self._limit = limit
@@ -92,7 +92,7 @@ class Executor:
         self._sweeping: asyncio.TimerHandle | None = None
         self._queue: SimpleQueue[Lane | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(workers or cores())
+            threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(run_threads or cores())
         ]
         for thread in self._threads:
             thread.start()

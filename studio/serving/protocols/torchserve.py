@@ -155,7 +155,7 @@ def _manage(service: Service, request: Request, rest: list[str]) -> Response:
                 raise Unsupported(
                     "Workers are not scaled for each model.",
                     "All models share the threads of the server.",
-                    "Set workers under [serving] in studio.toml.",
+                    "Set run_threads under [serving] in studio.toml.",
                 )
             if request.method == "DELETE":
                 raise Unsupported("Models are not removed over this call.", "", "Use: studio archive MODEL:VERSION.")
