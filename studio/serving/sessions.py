@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +24,13 @@ from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.ort_format import HEAD, is_ort
 from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, TensorSpec
+from studio.serving import artefact
 from studio.serving.batching import Rules, best_batch
-from studio.serving.memory import resident_bytes
+from studio.serving.memory import give_back, resident_bytes
 from studio.serving.problems import ModelFailed
 
 if TYPE_CHECKING:
+    from studio.serving.artefacts import Artefacts
     from studio.serving.executor import Lane
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -52,43 +56,68 @@ def dtype_of(datatype: str) -> np.dtype[Any]:
     return _DTYPES[datatype]
 
 
+class Shared:
+    """A session, and what was found out about it: one for all targets that are the same graph.
+
+    `session` may be replaced by an equal one at any time (`studio.serving.artefacts`); a run that is under way keeps
+    the one it began with. `mapped`: it came from a serving artefact. `models` are those that use it.
+    """
+
+    __slots__ = ("__weakref__", "load_seconds", "mapped", "memory_bytes", "models", "most", "session", "typical_ns")
+
+    def __init__(self, session: Any, load_seconds: float = 0.0, mapped: bool = False) -> None:
+        self.session = session
+        self.load_seconds = load_seconds
+        self.mapped = mapped
+        self.memory_bytes = 0
+        self.most = 1
+        self.typical_ns = 0
+        self.models: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
+
+
 class LoadedModel:
     """A target with its session. One session serves any number of threads (`run` releases the GIL).
 
     `warm_error` tells what the run on zeros failed with, '' if it went well: many models refuse zeros, or sizes of 1,
     and still serve, so it is recorded and not fatal. `last_used` is `time.monotonic()`. `rules` say which requests may
-    run together, `memory_bytes` what it was seen to take, `typical_ns` is what a run of one row took when it was
-    loaded, `lane` belongs to the executor.
+    run together, `typical_ns` is what a run of one row took when it was loaded, `shared` its session and who else uses
+    that, `lane` belongs to the executor.
     """
 
     __slots__ = (
         "__weakref__",
         "_bf16",
         "_names",
-        "_session",
         "lane",
         "last_used",
-        "load_seconds",
-        "memory_bytes",
         "rules",
+        "shared",
         "target",
         "typical_ns",
         "warm_error",
     )
 
-    def __init__(self, target: Target, session: Any, load_seconds: float) -> None:
+    def __init__(self, target: Target, shared: Shared) -> None:
         self.target = target
-        self.load_seconds = load_seconds
+        self.shared = shared
         self.warm_error = ""
         self.last_used = time.monotonic()
-        self._session = session
         self._names = [spec.name for spec in target.signature.outputs]
         specs = (*target.signature.inputs, *target.signature.outputs)
         self._bf16 = any(spec.datatype == "BF16" for spec in specs)
         self.rules = Rules(target.signature)
         self.typical_ns = 0
-        self.memory_bytes = 0
         self.lane: Lane | None = None
+        shared.models.add(self)
+
+    @property
+    def load_seconds(self) -> float:
+        return self.shared.load_seconds
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it was seen to take, shared out over the targets that use the same session."""
+        return self.shared.memory_bytes // max(len(self.shared.models), 1)
 
     @staticmethod
     def run_options() -> Any:
@@ -111,7 +140,7 @@ class LoadedModel:
         try:
             if self._bf16:
                 return self._run_bf16(inputs, names, options)
-            results: list[Array] = self._session.run(names, inputs, options)
+            results: list[Array] = self.shared.session.run(names, inputs, options)
             return results
         except StudioError:
             raise
@@ -129,7 +158,7 @@ class LoadedModel:
                 feeds[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(words, _ONNX_BFLOAT16)
             else:
                 feeds[name] = OrtValue.ortvalue_from_numpy(array)
-        return [_array_of(value) for value in self._session.run_with_ort_values(names, feeds, options)]
+        return [_array_of(value) for value in self.shared.session.run_with_ort_values(names, feeds, options)]
 
 
 def _array_of(value: Any) -> Array:
@@ -141,8 +170,94 @@ def _array_of(value: Any) -> Array:
     return np.frombuffer(raw, dtype=ml_dtypes.bfloat16).reshape(shape)
 
 
-def load(target: Target, threads: int) -> LoadedModel:
-    """Load and warm one target. Blocks; the runtime releases the GIL meanwhile. Raises Unavailable."""
+_shared: weakref.WeakValueDictionary[tuple[str, str, int], Shared] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def load(target: Target, threads: int, artefacts: Artefacts | None = None) -> LoadedModel:
+    """Load and warm one target, from its artefact where there is one, with the session of another target where that
+    is the same graph. Blocks; the runtime releases the GIL meanwhile. Raises Unavailable."""
+    if not Path(target.path).is_file():
+        raise Unavailable(f"'{target.name}' could not be loaded.", "Its file is missing from the store.")
+    key = (target.path, target.sha256, threads)
+    with _sharing:
+        shared = _shared.get(key)
+    if shared is not None:
+        model = _checked(target, shared)
+        _measured(model)
+        return model
+    model = _fresh(target, threads, artefacts)
+    with _sharing:
+        _shared[key] = model.shared
+    return model
+
+
+def _fresh(target: Target, threads: int, artefacts: Artefacts | None) -> LoadedModel:
+    before = resident_bytes()
+    model = from_artefact(target, threads, artefacts.folder) if artefacts is not None else None
+    if model is None:
+        started = time.perf_counter()
+        try:
+            session = open_session(target.path, session_options(threads))
+        except Exception as error:
+            raise Unavailable(f"'{target.name}' could not be loaded.", f"{runtime_words(error)}.") from error
+        model = _checked(target, Shared(session, time.perf_counter() - started))
+        try:
+            model.run(zeros(target.signature.inputs))
+            _measure(model)
+        except StudioError as error:
+            model.warm_error = str(error)
+    # What packing the weights needed and freed would stay with this process otherwise.
+    give_back()
+    # Others may load at the same time, and freed memory may be used again: never less than the file itself.
+    model.shared.memory_bytes = max(resident_bytes() - before, Path(target.path).stat().st_size)
+    if artefacts is not None and not model.shared.mapped:
+        artefacts.want(model)
+    return model
+
+
+def from_artefact(target: Target, threads: int, folder: Path) -> LoadedModel | None:
+    """The model, of its serving artefact in this cache. None where there is none that answers as it should."""
+    made = artefact.read(folder, target.sha256)
+    if made is None or made.refused:
+        return None
+    place = artefact.place_of(folder, target.sha256)
+    started = time.perf_counter()
+    try:
+        session = open_session(str(place / artefact.GRAPH), session_options(threads, optimised=True))
+        model = _checked(target, Shared(session, time.perf_counter() - started, mapped=True))
+        answers = _warmed(model)
+    except Exception:  # a cache: whatever is wrong with it, there is the original
+        artefact.drop(folder, target.sha256)
+        return None
+    if not _as_recorded(answers, made, target):
+        artefact.drop(folder, target.sha256)
+        return None
+    model.shared.most, model.shared.typical_ns = made.most, made.typical_ns
+    _measured(model)
+    return model
+
+
+def _warmed(model: LoadedModel) -> list[Array] | None:
+    """What it answers to zeros; None where it refuses them."""
+    try:
+        return model.run(zeros(model.target.signature.inputs))
+    except StudioError as error:
+        model.warm_error = str(error)
+        return None
+
+
+def _as_recorded(answers: list[Array] | None, made: artefact.Made, target: Target) -> bool:
+    if answers is None:
+        return not made.answers
+    found = artefact.heads(target, answers)
+    return found.keys() == made.answers.keys() and all(
+        artefact.close(np.array(values), np.array(found[name])) for name, values in made.answers.items()
+    )
+
+
+def session_options(threads: int, optimised: bool = False) -> Any:
+    """How sessions are made. `optimised`: of a graph that is as it should run already."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -153,27 +268,24 @@ def load(target: Target, threads: int) -> LoadedModel:
     # Spinning threads burn a core between requests, and on shared machines they make latency worse.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if not Path(target.path).is_file():
-        raise Unavailable(f"'{target.name}' could not be loaded.", "Its file is missing from the store.")
-    if is_ort_file(Path(target.path)):
+    if optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def open_session(path: str, options: Any) -> Any:
+    """A session. Raises whatever the runtime does."""
+    import onnxruntime
+
+    if is_ort_file(Path(path)):
         # It goes by the file name's ending otherwise, and blobs have none.
         options.add_session_config_entry("session.load_model_format", "ORT")
-    before = resident_bytes()
-    started = time.perf_counter()
-    try:
-        session = onnxruntime.InferenceSession(target.path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise Unavailable(f"'{target.name}' could not be loaded.", f"{runtime_words(error)}.") from error
-    _check_names(target, session)
-    model = LoadedModel(target, session, time.perf_counter() - started)
-    try:
-        model.run(zeros(target.signature.inputs))
-        _measure(model)
-    except StudioError as error:
-        model.warm_error = str(error)
-    # Others may load at the same time, and freed memory may be used again: never less than the file itself.
-    model.memory_bytes = max(resident_bytes() - before, Path(target.path).stat().st_size)
-    return model
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _checked(target: Target, shared: Shared) -> LoadedModel:
+    _check_names(target, shared.session)
+    return LoadedModel(target, shared)
 
 
 def _measure(model: LoadedModel) -> None:
@@ -185,11 +297,22 @@ def _measure(model: LoadedModel) -> None:
         model.run(inputs)
         return time.perf_counter() - started
 
-    model.typical_ns = int(1e9 * min(run(1) for _ in range(2)))
+    model.shared.typical_ns = int(1e9 * min(run(1) for _ in range(2)))
+    if _batches(model):
+        model.shared.most = best_batch(run, MEASURE_SECONDS)
+    _measured(model)
+
+
+def _measured(model: LoadedModel) -> None:
+    """Take over what was measured of its session."""
+    model.typical_ns = model.shared.typical_ns
+    if model.shared.most > 1 or _batches(model):
+        model.rules = Rules(model.target.signature, model.shared.most)
+
+
+def _batches(model: LoadedModel) -> bool:
     rules = Rules(model.target.signature, MAX_ROWS)
-    if rules.place(zeros(model.target.signature.inputs), None)[1] is not None:
-        rules.most = best_batch(run, MEASURE_SECONDS)
-        model.rules = rules
+    return rules.place(zeros(model.target.signature.inputs), None)[1] is not None
 
 
 def is_ort_file(path: Path) -> bool:

@@ -132,8 +132,10 @@ def receive_all(sock: socket.socket) -> bytes:
             return data
 
 
-def spawn(listening: socket.socket, log: Path, settings: ServingSettings | None = None) -> Child:
-    """Start a server on the socket. It has its settings, and no routes so far."""
+def spawn(
+    listening: socket.socket, log: Path, settings: ServingSettings | None = None, cache: Path | None = None
+) -> Child:
+    """Start a server on the socket. It has its settings, and no routes so far. `cache`: where artefacts lie."""
     ours, theirs = socket.socketpair()
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -145,6 +147,7 @@ def spawn(listening: socket.socket, log: Path, settings: ServingSettings | None 
                 str(listening.fileno()),
                 "--control-fd",
                 str(theirs.fileno()),
+                *(("--cache", str(cache)) if cache is not None else ()),
             ],
             pass_fds=(listening.fileno(), theirs.fileno()),
             stdin=subprocess.DEVNULL,
@@ -167,11 +170,14 @@ def _listen_to(child: Child) -> None:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, table: RoutingTable | None = None, settings: ServingSettings | None = None
+    folder: Path,
+    table: RoutingTable | None = None,
+    settings: ServingSettings | None = None,
+    cache: Path | None = None,
 ) -> Iterator[Child]:
     """A server with a table in force, drained at the end."""
     with listen() as listening:
-        child = spawn(listening, folder / "server.log", settings)
+        child = spawn(listening, folder / "server.log", settings, cache)
         try:
             child.apply(table or RoutingTable())
             yield child

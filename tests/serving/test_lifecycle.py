@@ -53,7 +53,7 @@ def start_slow(server: Child, milliseconds: int = LONG, **parameters: Any) -> so
 def one_worker(tmp_path: Path) -> Iterator[Child]:
     """A server with a slow model, one worker, and room for two requests."""
     table = graphs.table(graphs.slow(tmp_path, model="slow"), graphs.scaled(tmp_path, 1.0, model="m"))
-    with running(tmp_path, table, ServingSettings(workers=1, queue=2)) as child:
+    with running(tmp_path, table, ServingSettings(run_threads=1, queue=2)) as child:
         yield child
 
 
