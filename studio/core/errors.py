@@ -9,7 +9,8 @@
     │   ├── NeedsEnvironment        needs_environment 5   422   a converter environment has to be made first
     │   └── Waiting                                           the user has to say something first; the job waits for it
     │       ├── NeedsTrust          needs_trust     5     422   loading it would run code
-    │       └── NeedsSettings       needs_settings  5     422   the file does not tell what a model takes
+    │       ├── NeedsSettings       needs_settings  5     422   the file does not tell what a model takes
+    │       └── NeedsModel          needs_model     5     422   what belongs to a model lies there without one
     ├── Unavailable                 unavailable     6     503   no engine, no server, not ready yet
     ├── Denied                      denied          7     403   no token, foreign Host or Origin
     ├── StepFailed                  step_failed     8     500   a worker crashed, hung or hit a limit
@@ -167,6 +168,10 @@ class NeedsSettings(Waiting):
         super().__init__(what, why, fix)
         self.missing_inputs = missing_inputs
         self.hints = hints
+
+
+class NeedsModel(Waiting):
+    code = "needs_model"
 
 
 class Unavailable(StudioError):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from studio.core.errors import Refused
 from studio.core.jobs import Job
 from studio.engine.intake import Intake
 from studio.engine.jobs import LEFT, Jobs
 from studio.engine.keep import Keep
 from studio.engine.logs import Logs
-from studio.inbox.events import Arrived, Changed, Gone, InboxEvent, Left, Noticed, Settled
-from studio.inbox.groups import Group
+from studio.inbox.events import Arrived, Changed, Claimed, Gone, InboxEvent, Left, Noticed, Settled, Unclaimed
+from studio.inbox.groups import Group, Skipped
 from studio.inbox.reading import Arrival
+from studio.inbox.unclaimed import needs_model
 from studio.inbox.watcher import Inbox
 from studio.store.workspace import Workspace
 
@@ -24,6 +26,7 @@ class Arrivals:
         self._jobs, self._keep, self._intake, self._logs = jobs, keep, intake, logs
         self._folder = workspace.inbox
         self._waiting: dict[str, str] = {}  # group key -> job that waits for its arrival to settle
+        self._unclaimed: dict[str, str] = {}  # group key -> job that waits for a model to come
         self._inbox = Inbox(workspace.inbox, workspace.settings.inbox, self._on_event, known=jobs.worked_through)
 
     @property
@@ -35,7 +38,14 @@ class Arrivals:
         return tuple(self._inbox.notices)
 
     async def start(self) -> None:
+        self._recover()
         await self._inbox.start()
+
+    def _recover(self) -> None:
+        """Jobs of an earlier run go on waiting for what they waited for."""
+        for job in self._jobs.waiting():
+            if job.asks_for("needs_model"):
+                self._unclaimed[f"{job.stem}/" if Path(job.files[0]).is_dir() else job.stem] = job.id
 
     async def stop(self) -> None:
         await self._inbox.stop()
@@ -50,7 +60,11 @@ class Arrivals:
             case Gone():
                 self._gone(event.group)
             case Left():
-                self._logs.add("engine", "warning", f"left alone: {event.skipped.reason}", event.skipped.name)
+                self._left(event.skipped)
+            case Unclaimed():
+                self._alone(event.group)
+            case Claimed():
+                self._claimed(event.group)
             case Noticed():
                 for notice in event.notices:
                     self._logs.add("engine", "warning", notice)
@@ -58,9 +72,11 @@ class Arrivals:
     def _arrived(self, group: Group) -> None:
         key = group.key
         if key not in self._waiting and not self._jobs.is_working_on(group.fingerprint):
-            job = self._jobs.create(group.stem, tuple(stamp.name for stamp in group.files))
+            names = tuple(stamp.name for stamp in group.files)
+            waited = self._waited_for(key)
+            job = self._jobs.begin_again(waited, names) if waited else self._jobs.create(group.stem, names)
             self._waiting[key] = job.id
-            self._intake.expect(tuple(stamp.name for stamp in group.files))  # its imports run while the file settles
+            self._intake.expect(names)  # its imports run while the file settles
 
     def _settled(self, arrival: Arrival) -> None:
         key = self._waiting.pop(arrival.key, "")
@@ -92,8 +108,41 @@ class Arrivals:
             self._jobs.finish(key, "cancelled", "left the inbox before it had settled")
         # A job that runs has its own copy of the files; one that waits for the user has not, and asks for nothing now.
         for job in self._jobs.waiting():
-            if job.stem == group.stem and self._in_folder(job) == bool(group.folder):
+            same = job.stem == group.stem and self._in_folder(job) == bool(group.folder)
+            if same and not job.asks_for("needs_model"):
                 self._jobs.cancel_soon(job.id, LEFT)
+
+    # -- what is no arrival, or none yet
+
+    def _left(self, skipped: Skipped) -> None:
+        """Tell of what is never read: with the arrival that it is part of, else as one that is refused."""
+        said = f"{skipped.reason} {skipped.fix}".rstrip()
+        self._logs.add("engine", "warning", f"left alone: {said}", skipped.name)
+        name = skipped.name.rstrip("/")
+        beside = [job for job in self._jobs.unfinished(skipped.stem) if not job.asks_for("needs_model")]
+        for job in beside:
+            self._jobs.note(job.id, f"{job.note} '{name}' was left out. {said}".lstrip())
+        if not beside and not self._jobs.worked_through(skipped.fingerprint):
+            problem = Refused(f"'{name}' was not taken in.", skipped.reason, skipped.fix).problem
+            self._jobs.turn_away(skipped.stem, (str(self._folder / name),), skipped.fingerprint, problem)
+
+    def _alone(self, group: Group) -> None:
+        """Tell that a model is missing, in one job however often its companions change."""
+        waited = self._waited_for(group.key)
+        if waited or not self._jobs.worked_through(group.fingerprint):
+            files = tuple(str(self._folder / stamp.name) for stamp in group.files)
+            job = self._jobs.ask(group.stem, files, group.fingerprint, needs_model(group), waited)
+            self._unclaimed[group.key] = job.id
+
+    def _claimed(self, group: Group) -> None:
+        waited = self._waited_for(group.key)
+        if waited:
+            self._jobs.cancel_soon(waited, "a model came for it, or it left the inbox")
+
+    def _waited_for(self, key: str) -> str:
+        """The job that waits for a model of this key, which then is spoken for; '' where none does."""
+        waited = self._unclaimed.pop(key, "")
+        return waited if waited and self._jobs.get(waited).asks_for("needs_model") else ""
 
     def _in_folder(self, job: Job) -> bool:
         """Whether a sub-folder was dropped; a loose file may have the same stem."""

@@ -206,9 +206,29 @@ class Jobs:
         self._logs.add("job", "warning", f"{job.stem} {job.standing}. {problem.what}", key)
         self.update(job)
 
+    def ask(self, stem: str, files: tuple[str, ...], fingerprint: str, problem: Problem, known: str = "") -> Job:
+        """A job, new or known, for what can not begin until the user has done something: it waits from the outset."""
+        job = self.get(known) if known else self.create(stem, files)
+        job = self.update(replace(job, files=files, fingerprint=fingerprint), durable=False)
+        self._wait(job.id, problem)
+        return self.get(job.id)
+
+    def begin_again(self, key: str, files: tuple[str, ...]) -> Job:
+        """What a job has waited for lies in the inbox now: it goes on from there as if it had just arrived."""
+        settling = Step(name="settled", state="running", started=time.time())
+        job = replace(self.get(key), state="queued", problem=None, files=files, fingerprint="")
+        return self.update(job.with_step(settling))
+
+    def turn_away(self, stem: str, files: tuple[str, ...], fingerprint: str, problem: Problem) -> Job:
+        """A job for what is not taken in at all: it has failed before it began."""
+        job = self.create(stem, files)
+        self.update(replace(job, fingerprint=fingerprint), durable=False)
+        self._fail(job.id, problem)
+        return self.get(job.id)
+
     def _fail(self, key: str, problem: Problem) -> None:
-        self.update(replace(self.get(key), problem=printable_problem(problem)), durable=False)
-        self.finish(key, "failed")
+        job = self.update(replace(self.get(key), problem=printable_problem(problem)), durable=False)
+        self.finish(key, "failed", job.note)
 
     async def cancel(self, key: str, note: str = "cancelled") -> Job:
         """Stop a job and everything it runs. What it registered stays. Raises Conflict when it has ended."""
@@ -246,6 +266,12 @@ class Jobs:
         job = self.get(key)
         if job.state not in ("failed", "cancelled", "waiting"):
             raise Conflict(f"Job {key} is {job.state}; only a failed, cancelled or waiting one can be tried again.")
+        if not job.digest:
+            raise Conflict(
+                f"Job {key} has nothing to try again: nothing of it was taken in.",
+                job.problem.what if job.problem else "",
+                job.problem.fix if job.problem else "Drop it again: that starts a new job.",
+            )
         missing = gone(job)
         if missing and job.version is None:
             raise Conflict(

@@ -62,6 +62,20 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Unclaimed:
+    """Companions without a model, or an empty folder: still so when patience was over. Again when its files change."""
+
+    group: Group
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What was told as unclaimed has gone, or a model has come for it."""
+
+    group: Group
+
+
+@dataclass(frozen=True)
 class Noticed:
     """How well the inbox is watched has changed: `Inbox.notices` and `Inbox.watching` as they are now."""
 
@@ -69,4 +83,4 @@ class Noticed:
     watching: bool
 
 
-InboxEvent = Arrived | Changed | Settled | Gone | Left | Noticed
+InboxEvent = Arrived | Changed | Settled | Gone | Left | Unclaimed | Claimed | Noticed

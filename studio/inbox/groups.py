@@ -36,19 +36,37 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something in the inbox that is left alone, and why, for people."""
+    """Something in the inbox that is left alone, and why, for people. `mark` tells it from another of that name."""
 
     name: str
     reason: str
+    fix: str = ""
+    mark: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The arrival that it is, or is part of."""
+        top, inside, _ = self.name.partition("/")
+        return top if inside else stem_of(top)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256; equal = the same thing, left alone for the same reason."""
+        told = f"{self.name}\0{self.reason}\0{self.mark}\n"
+        return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One look at the inbox. `folders` maps each sub-folder to its files, all names relative to the inbox."""
+    """One look at the inbox. `folders` maps each sub-folder to its files, all names relative to the inbox.
+
+    `empty`: sub-folders with nothing in them that counts, as themselves.
+    """
 
     files: tuple[Stamp, ...]
     folders: dict[str, tuple[Stamp, ...]]
     skipped: tuple[Skipped, ...] = ()
+    empty: tuple[Stamp, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,9 +127,7 @@ def group(listing: Listing) -> dict[str, Group]:
     Loose files of the same stem are one group; companions alone wait and are none. A sub-folder with files is a group
     of its own; companions of its name beside it join it, unless a loose model claims them.
     """
-    loose: dict[str, list[Stamp]] = {}
-    for stamp in listing.files:
-        loose.setdefault(stem_of(stamp.name), []).append(stamp)
+    loose = _loose(listing)
     groups = {}
     for stem, stamps in loose.items():
         if not all(is_companion(stamp.name) for stamp in stamps):
@@ -122,6 +138,28 @@ def group(listing: Listing) -> dict[str, Group]:
             own = Group(folder, _sorted([*stamps_in, *beside]), folder)
             groups[own.key] = own
     return groups
+
+
+def alone(listing: Listing) -> dict[str, Group]:
+    """What waits for a model, by key: companions of a stem that no arrival has, and empty folders. O(n)."""
+    claimed = {stem for stem, stamps in listing.folders.items() if stamps}
+    found = {
+        stem: Group(stem, _sorted(stamps))
+        for stem, stamps in _loose(listing).items()
+        if stem not in claimed and all(is_companion(stamp.name) for stamp in stamps)
+    }
+    for stamp in listing.empty:
+        folder = Group(stamp.name, (stamp,), stamp.name)
+        found[folder.key] = folder
+    return found
+
+
+def _loose(listing: Listing) -> dict[str, list[Stamp]]:
+    """Loose files by stem."""
+    loose: dict[str, list[Stamp]] = {}
+    for stamp in listing.files:
+        loose.setdefault(stem_of(stamp.name), []).append(stamp)
+    return loose
 
 
 def _sorted(stamps: Iterable[Stamp]) -> tuple[Stamp, ...]:

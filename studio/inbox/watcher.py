@@ -15,13 +15,14 @@ from pathlib import Path
 
 from studio.core.settings import InboxSettings
 from studio.inbox.changes import Hints, why_not
-from studio.inbox.events import Arrived, Changed, Gone, InboxEvent, Left, Noticed, Settled
-from studio.inbox.groups import Group, Listing, Skipped, group
+from studio.inbox.events import Arrived, Changed, Claimed, Gone, InboxEvent, Left, Noticed, Settled, Unclaimed
+from studio.inbox.groups import Group, Listing, Skipped, alone, group
 from studio.inbox.listing import list_inbox
 from studio.inbox.reading import Arrival, Moved, Stopped, looks_complete, read_arrival
 from studio.inbox.settle import Settler
+from studio.inbox.unclaimed import Lonely
 
-__all__ = ["Arrived", "Changed", "Gone", "Inbox", "InboxEvent", "Left", "Noticed", "Settled"]
+__all__ = ["Arrived", "Changed", "Claimed", "Gone", "Inbox", "InboxEvent", "Left", "Noticed", "Settled", "Unclaimed"]
 
 POLL_SECONDS = 1.0
 MAX_PAUSE = 2.0
@@ -54,6 +55,7 @@ class Inbox:
         self._on_event = on_event
         self._known = known
         self._settler = Settler(settings.settle_seconds, settings.patience_seconds)
+        self._lonely = Lonely(settings.patience_seconds)
         self._notices: dict[str, str] = {}
         self._hints: Hints | None = None
         self._watched: tuple[int, int] | None = None
@@ -103,8 +105,8 @@ class Inbox:
         rescan_at = time.monotonic() + self._settings.rescan_seconds
         while True:
             rescan = rescan_at if self.watching else min(rescan_at, time.monotonic() + POLL_SECONDS)
-            wake = self._settler.next_wake()
-            await self._wait(rescan if wake is None else min(wake, rescan))
+            wakes = (self._settler.next_wake(), self._lonely.next_wake())
+            await self._wait(min([rescan, *(wake for wake in wakes if wake is not None)]))
             if time.monotonic() >= rescan_at or not await asyncio.to_thread(self._still_watched):
                 await self._watch()
                 rescan_at = time.monotonic() + self._settings.rescan_seconds
@@ -152,6 +154,11 @@ class Inbox:
             else:
                 self._on_event(Changed(change.group, change.was_settled))
         self._tell_left({*listing.skipped, *self._unreadable.values()})
+        unclaimed, claimed = self._lonely.observe(alone(listing), now)
+        for one in claimed:
+            self._on_event(Claimed(one))
+        for one in unclaimed:
+            self._on_event(Unclaimed(one))
         for found, patience_over in self._settler.due(now):
             task = asyncio.create_task(self._read(found, patience_over), name=f"inbox {found.key}")
             self._reads.add(task)
@@ -176,10 +183,8 @@ class Inbox:
             return
         except OSError as error:
             self._settler.unreadable(found, time.monotonic())
-            why = (
-                f"It can not be read: {why_not(error)}. It is tried again every {self._settings.patience_seconds:g} s."
-            )
-            self._unreadable[found.key] = Skipped(found.key, why)
+            again = f"It is tried again every {self._settings.patience_seconds:g} s."
+            self._unreadable[found.key] = Skipped(found.key, f"It can not be read: {why_not(error)}.", again)
             self._tell_left(self._left | {self._unreadable[found.key]})
             self._hinted.set()
             return

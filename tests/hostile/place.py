@@ -16,7 +16,6 @@ State = str
 REFUSED: frozenset[State] = frozenset({"failed", "waiting"})
 FAILED: frozenset[State] = frozenset({"failed"})
 WAITING: frozenset[State] = frozenset({"waiting"})
-LEFT: frozenset[State] = frozenset({"left alone"})
 VERSION: frozenset[State] = frozenset({"version"})
 ANY: frozenset[State] = REFUSED | VERSION
 
@@ -62,7 +61,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Attack:
-    """`words`: what the problem must say, as a regular expression over its one line; for LEFT what the log must say.
+    """`words`: what the problem must say, as a regular expression over its one line.
 
     `trust`: say yes to its code when it asks; `states` are then those after the yes. `hangs`: it takes all the time
     that it is given. `aims`: which entries of the table of attacks it covers.

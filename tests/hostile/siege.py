@@ -16,7 +16,7 @@ import psutil
 
 from studio.core.errors import Problem
 from studio.core.jobs import Job
-from tests.hostile.place import LEFT, SECRET, Attack, Place
+from tests.hostile.place import SECRET, Attack, Place
 from tests.journeys.engines import SAMPLES, RunningEngine, until
 
 SETTINGS = """
@@ -36,7 +36,7 @@ GOOD = SAMPLES / "3" / "cancer.onnx"
 
 @dataclass(frozen=True)
 class Outcome:
-    """`state`: of its job; 'version' once it is one, 'left alone' where the inbox took no notice of it."""
+    """`state`: of its job; 'version' once it is one."""
 
     state: str
     problem: Problem | None = None
@@ -86,10 +86,8 @@ class Siege:
 
         def look() -> bool:
             jobs = self._jobs()
-            logs = self.engine.client.logs(source="engine", limit=1000)
-            left = {line.subject.partition("/")[0].removesuffix(".onnx"): line.text for line in logs if line.subject}
             for attack in list(waiting.values()):
-                outcome = self._outcome(attack, jobs, left, said)
+                outcome = self._outcome(attack, jobs, said)
                 if outcome is not None:
                     self.outcomes[attack.name] = outcome
                     del waiting[attack.name]
@@ -107,11 +105,10 @@ class Siege:
             found.setdefault(job.stem, job)
         return found
 
-    def _outcome(self, attack: Attack, jobs: dict[str, Job], left: dict[str, str], said: set[str]) -> Outcome | None:
+    def _outcome(self, attack: Attack, jobs: dict[str, Job], said: set[str]) -> Outcome | None:
         job = jobs.get(attack.arrival)
         if job is None:
-            text = left.get(attack.arrival, "") if attack.states >= LEFT else ""
-            return Outcome("left alone", text=text) if "left alone" in text else None
+            return None
         if job.state == "waiting" and attack.trust and attack.name not in said:
             assert job.problem is not None
             said.add(attack.name)

@@ -170,7 +170,11 @@ class InboxView(View):
         if job is None:
             return self._no_job()
         if job.state == "waiting":
+            if not answerable(job):
+                return f"It {job.standing}: the arrival goes on by itself once that is there."
             return f"It {job.standing}: {self.studio.keys.label('answer')} answers it."
+        if job.state in ("failed", "cancelled") and not job.digest:
+            return "Nothing of it was taken in. Drop it again: that starts a new job."
         return (
             ""
             if job.state in ("failed", "cancelled")

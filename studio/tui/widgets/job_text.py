@@ -125,15 +125,18 @@ def question(job: Job, keys: Keys) -> list[Part]:
     if problem is None:
         return []
     parts: list[Part] = [(f"{ASKS} {problem.what}\n", "$accent bold")]
-    parts += ["  ", (keys.answer, "$accent bold"), " answers it, ", (keys.cancel, "$accent bold")]
-    parts += [" cancels the job, ", (keys.open, "$accent bold"), " shows the log.\n"]
+    if job.asks_for("needs_model"):  # no dialog answers that: the model has to come
+        parts += ["  ", (keys.cancel, "$accent bold"), " puts it out of mind.\n"]
+    else:
+        parts += ["  ", (keys.answer, "$accent bold"), " answers it, ", (keys.cancel, "$accent bold")]
+        parts += [" cancels the job, ", (keys.open, "$accent bold"), " shows the log.\n"]
     if problem.why:
         parts += [("  why     ", "$muted"), problem.why + "\n"]
     for file in problem.code_files:
         parts += code(file, FEW_IMPORTS, "  ")
     for name in problem.missing_inputs:
         parts += [("  input   ", "$muted"), (f"{name}\n", "bold")]
-    if job.asks_for("needs_settings") and problem.fix:
+    if not job.asks_for("needs_trust") and problem.fix:
         parts += [("  way     ", "$muted"), problem.fix.replace("\n", "\n          ") + "\n"]
     return [*parts, "\n"]
 
@@ -169,16 +172,11 @@ def steps(job: Job, now: float, keys: Keys) -> Content:
             parts += [("  why  ", "$muted"), problem.why + "\n"]
         if problem.fix:
             parts += [("  fix  ", "$muted"), (problem.fix + "\n", "bold")]
-        parts += [
-            ("       ", ""),
-            (keys.open, "$accent bold"),
-            " shows the log, ",
-            (keys.retry, "$accent bold"),
-            " runs it again.\n\n",
-        ]
+        again: list[Part] = [", ", (keys.retry, "$accent bold"), " runs it again"] if job.digest else []
+        parts += ["       ", (keys.open, "$accent bold"), " shows the log", *again, ".\n\n"]
     for one in job.steps:
         parts += _step_line(one, now, one is asking)
-    if job.note and problem is None:
+    if job.note and job.state != "cancelled":
         parts += ["\n", job.note, "\n"]
     parts.append("\n")
     for path in job.files:
