@@ -45,8 +45,8 @@ class ShadowFigures:
     """What a shadow gave for copies of the requests that `target` had answered. Both are full references.
 
     Of the copies some were `compared`, some `dropped` because the server had other work, some `failed`; `error` is the
-    newest reason. Over the compared ones, by output row: `rows`, of these `ranked` ones have scores to choose from, and
-    on `same` the best is the same; `cosines` of the outputs that have one, their sum and the worst; `max_abs`, the
+    newest reason. Over the compared ones: `rows`; `ranked` rows of scores, and values that are no floats, of which the
+    `same` number chose the same; `cosines` of the outputs that have one, their sum and the worst; `max_abs`, the
     largest difference of a value. `target_us` and `shadow_us` are the time in the runtime: of the run that the answered
     request was part of, and of the copy's own.
     """

@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 
 from studio.core.errors import StudioError
+from studio.core.metrics import ShadowFigures
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
 from studio.serving import sessions
@@ -43,6 +44,7 @@ from studio.serving.executor import Executor
 from studio.serving.reporter import Reporter
 from studio.serving.router import Router
 from studio.serving.service import Service
+from studio.serving.shadow import Shadows
 from studio.serving.statistics import Statistics
 
 DRAIN_SECONDS = 30.0
@@ -140,7 +142,15 @@ def build(settings: ServingSettings, channel: Channel, artefacts: Artefacts | No
     cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
     statistics.caching = cache is not None
     access = AccessLog(Path(settings.access_log), loop) if settings.access_log else None
-    return Service(settings, router, executor, statistics, reporter.touch, access=access, cache=cache), reporter
+
+    def seen(figures: ShadowFigures) -> None:
+        statistics.shadow(figures)
+        reporter.touch()
+
+    shadows = Shadows(loop, router, executor, seen)
+    service = Service(settings, router, executor, statistics, reporter.touch, access=access, cache=cache)
+    service.shadows = shadows
+    return service, reporter
 
 
 async def _read(

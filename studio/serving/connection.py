@@ -187,7 +187,7 @@ class ServingProtocol(HttpToolsProtocol):
     def _write(self, response: Response, call: DirectCall) -> None:
         if self.transport.is_closing() or call.disconnected:
             return
-        start = head(response, STATUS_LINE[response.status], call.keep_alive, echoed(call.headers))
+        start = head(response, STATUS_LINE[response.status], call.keep_alive, echoed(call.headers), call.found[1].name)
         if len(response.body) < ONE_PACKET_BYTES:
             self.transport.write(start + response.body)
         else:

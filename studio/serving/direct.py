@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from studio.core.errors import StudioError
 from studio.core.routing import Target
-from studio.serving.http import COMPRESS_FROM, Body, Connection, Response, accepted_encoding, header_map
+from studio.serving.http import COMPRESS_FROM, REFERENCE, Body, Connection, Response, accepted_encoding, header_map
 from studio.serving.sessions import LoadedModel
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade")
 
 
-Found = tuple["type[Exchange]", Target, LoadedModel]
+Pairs = list[tuple[bytes, bytes]]
+Found = tuple["type[Exchange]", Target, LoadedModel, Target | None]
+"""What answers: how, which target, its model, and the shadow that gets a copy."""
 
 
 class Direct:
@@ -34,15 +36,15 @@ class Direct:
     def __init__(
         self,
         service: Service,
-        finders: Mapping[bytes, Callable[[Service, bytes], Found | None]],
+        finders: Mapping[bytes, Callable[[Service, bytes, Pairs], Found | None]],
         door: Callable[[str, dict[bytes, bytes], str, str], None],
     ) -> None:
         self._service, self._finders, self._door = service, finders, door
 
-    def call(self, path: bytes, pairs: list[tuple[bytes, bytes]], peer: Connection) -> DirectCall | None:
+    def call(self, path: bytes, pairs: Pairs, peer: Connection) -> DirectCall | None:
         """The request, once its head is complete; None where it has to go the long way."""
         find = self._finders.get(path[-6:]) or self._finders.get(path[-8:])
-        found = find(self._service, path) if find else None
+        found = find(self._service, path, pairs) if find else None
         if found is None:
             return None
         try:
@@ -59,8 +61,8 @@ class Direct:
         return DirectCall(self, found, headers, size, peer)
 
     def begin(self, call: DirectCall, body: Body, respond: Callable[[Response], None]) -> None:
-        kind, target, model = call.found
-        exchange = kind(self._service, target, call.peer, call.started_ns, respond)
+        kind, target, model, shadow = call.found
+        exchange = kind(self._service, target, call.peer, call.started_ns, respond, None, shadow)
         exchange.headers = call.headers
         exchange.begin(model, body, call.headers)
 
@@ -134,16 +136,26 @@ class DirectCall:
         )
 
 
-_HEADS: dict[tuple[int, bytes, bool], bytes] = {}
+_HEADS: dict[tuple[int, bytes, bool, str], bytes] = {}
+_MOST_HEADS = 4096
 
 
-def head(response: Response, status_line: bytes, keep_alive: bool, echo: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
-    """Status line and headers of an answer."""
-    key = (response.status, response.content_type, keep_alive)
+def head(
+    response: Response,
+    status_line: bytes,
+    keep_alive: bool,
+    echo: tuple[tuple[bytes, bytes], ...] = (),
+    reference: str = "",
+) -> bytes:
+    """Status line and headers of an answer. `reference`: the full name of what gave it."""
+    key = (response.status, response.content_type, keep_alive, reference)
     start = _HEADS.get(key)
     if start is None:
         close = b"" if keep_alive else b"connection: close\r\n"
-        start = b"%scontent-type: %s\r\n%scontent-length: " % (status_line, response.content_type, close)
+        name = b"%s: %s\r\n" % (REFERENCE, reference.encode()) if reference else b""
+        start = b"%scontent-type: %s\r\n%s%scontent-length: " % (status_line, response.content_type, close, name)
+        if len(_HEADS) >= _MOST_HEADS:
+            _HEADS.clear()
         _HEADS[key] = start
     more = b"".join(b"%s: %s\r\n" % pair for pair in (*response.headers, *echo))
     return b"%s%d\r\n%s\r\n" % (start, len(response.body), more)

@@ -21,6 +21,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Body = bytes | bytearray
 
 JSON = b"application/json"
+REFERENCE = b"x-studio-reference"
+"""The header of an answer that tells which variant gave it, as a full reference."""
 OCTETS = b"application/octet-stream"
 ENCODINGS = "gzip, deflate"
 

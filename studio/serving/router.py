@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from studio.core.errors import InvalidInput, NotFound, Problem, StudioError, Unavailable, from_problem
+from studio.core.route import Arm, chosen, drawn
 from studio.core.routing import ModelRoutes, RoutingTable, Target
 from studio.serving.sessions import LoadedModel
 
 Load = Callable[[Target], LoadedModel]
+Key = Callable[[], bytes]
+"""Gives what a request is to be kept with one version by (`sticky_key`); asked only where a model is split."""
+Routed = tuple[Target, Target | None]
+"""What answers a request, and the shadow that gets a copy of it."""
 Identity = tuple[str, str, str]
 
 MAX_PATHS = 4096
@@ -51,6 +57,8 @@ class Router:
         self.table = RoutingTable()
         self.paths: dict[bytes, Target] = {}
         """Request paths that were resolved with this table; a protocol's own shortcut."""
+        self.forks: dict[bytes, ModelRoutes] = {}
+        """The same for those that name a model which is split or has a shadow: each request is routed anew."""
         self._load = load
         self._memory_bytes = memory_bytes
         self._idle_seconds = idle_seconds
@@ -62,11 +70,45 @@ class Router:
         self._applying = asyncio.Lock()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
 
-    def remember(self, path: bytes, target: Target) -> None:
-        """Keep what a path resolves to until the table changes."""
-        if len(self.paths) >= MAX_PATHS:
+    def known(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Routed | None:
+        """What answers a path that was seen before (`meet`)."""
+        target = self.paths.get(path)
+        if target is not None:
+            return target, None
+        routes = self.forks.get(path)
+        return None if routes is None else self._spread(routes, lambda: sticky_key(dict(headers)))
+
+    def meet(self, path: bytes, model: str, version: str, headers: Iterable[tuple[bytes, bytes]]) -> Routed:
+        """What answers a path that names this, kept until the table changes. Raises as `resolve` does."""
+        target = self.resolve(model, version)
+        routes = self.table.models[target.model]
+        if len(self.paths) + len(self.forks) >= MAX_PATHS:
             self.paths.clear()
-        self.paths[path] = target
+            self.forks.clear()
+        if version or ":" in model or routes.plain:
+            self.paths[path] = target
+            return target, None
+        self.forks[path] = routes
+        return self._spread(routes, lambda: sticky_key(dict(headers)))
+
+    def route(self, model: str, version: str, key: Key) -> Routed:
+        """What answers a request now. A bare name goes where the model's route says. Raises as `resolve` does."""
+        target = self.resolve(model, version)
+        if version or ":" in model:
+            return target, None
+        routes = self.table.models[target.model]
+        return (target, None) if routes.plain else self._spread(routes, key)
+
+    def _spread(self, routes: ModelRoutes, key: Key) -> Routed:
+        target = routes.targets[routes.primary]
+        if routes.split:
+            sticky = key()
+            arm = chosen(routes.split, routes.model, sticky) if sticky else drawn(routes.split, random.random())  # noqa: S311
+            target = routes.targets[arm.key]
+        shadow = routes.shadow
+        if shadow is None or (shadow.weight < 1 and random.random() >= shadow.weight):  # noqa: S311
+            return target, None
+        return target, routes.targets[shadow.key]
 
     @property
     def loaded(self) -> int:
@@ -161,6 +203,7 @@ class Router:
                     failed[identity(target)] = str(result)
             self.table = _keeping(self.table, table, failed.keys(), self._models.keys())
             self.paths.clear()
+            self.forks.clear()
             self._release()
         self.on_change()
         return {name: reason for (name, _, _), reason in failed.items()}
@@ -248,6 +291,11 @@ class Router:
             self.on_change()
 
 
+def sticky_key(headers: Mapping[bytes, bytes]) -> bytes:
+    """What a request is kept with one version by: the caller's key, else its id, so that a retry meets the same."""
+    return headers.get(b"x-studio-key") or headers.get(b"x-request-id") or b""
+
+
 def unknown(model: str, version: str = "") -> NotFound:
     """The error for a name that the table does not hold, in the words that clients of Triton look for."""
     if version:
@@ -278,7 +326,7 @@ def _keeping(old: RoutingTable, new: RoutingTable, failed: Set[Identity], loaded
     if not failed:
         return new
     models = {
-        name: _keeping_names(old.models[name], routes, failed, loaded) if name in old.models else routes
+        name: _keeping_names(old.models.get(name, routes), routes, failed, loaded)
         for name, routes in new.models.items()
     }
     return replace(new, models=models)
@@ -295,5 +343,14 @@ def _keeping_names(old: ModelRoutes, new: ModelRoutes, failed: Set[Identity], lo
         targets[before.key] = before
         return before.key
 
+    def kept(arm: Arm, before: tuple[Arm, ...]) -> Arm | None:
+        """None where it can not answer, nor what the same name meant before."""
+        earlier = next((each.key for each in before if each.name == arm.name), old.aliases.get(arm.name))
+        key = keep(earlier, arm.key)
+        return None if identity(targets[key]) in failed else replace(arm, key=key)
+
     aliases = {alias: keep(old.aliases.get(alias), key) for alias, key in new.aliases.items()}
-    return replace(new, primary=keep(old.primary, new.primary), aliases=aliases, targets=targets)
+    split = tuple(arm for each in new.split if (arm := kept(each, old.split)) is not None)
+    shadow = kept(new.shadow, (old.shadow,) if old.shadow else ()) if new.shadow else None
+    primary = keep(old.primary, new.primary)
+    return replace(new, primary=primary, aliases=aliases, targets=targets, split=split, shadow=shadow)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from studio.core.errors import StudioError
 from studio.core.routing import Target
@@ -14,9 +14,10 @@ from studio.serving.access_log import AccessLog
 from studio.serving.batching import Ticket
 from studio.serving.cache import Cache, key_of
 from studio.serving.executor import Executor
-from studio.serving.http import Body, Connection, Disconnected, Response, error_response
+from studio.serving.http import REFERENCE, Body, Connection, Disconnected, Response, error_response
 from studio.serving.router import Router
 from studio.serving.sessions import Array, LoadedModel
+from studio.serving.shadow import Shadows
 from studio.serving.statistics import Statistics
 
 CLIENT_CLOSED = 499
@@ -38,13 +39,14 @@ class Service:
     ready: bool = False
     access: AccessLog | None = None
     cache: Cache | None = None
+    shadows: Shadows | None = None
 
 
 class Exchange:
     """One inference request, from its parsed inputs to its answer. A protocol subclasses it and formats.
 
     `respond` is called once, on the event loop, unless the client goes away first: then `gone` is, if there is one.
-    `parsing_ns` is for the protocol to set.
+    `parsing_ns` is for the protocol to set. `shadow` gets a copy once it was answered.
     """
 
     __slots__ = (
@@ -56,6 +58,7 @@ class Exchange:
         "receiving_ns",
         "respond",
         "service",
+        "shadow",
         "started_ns",
         "target",
         "ticket",
@@ -70,9 +73,11 @@ class Exchange:
         started_ns: int,
         respond: Callable[[Response], None],
         gone: Callable[[], None] | None = None,
+        shadow: Target | None = None,
     ) -> None:
         self.service = service
         self.target = target
+        self.shadow = shadow
         self.connection = connection
         self.started_ns = started_ns
         self.respond = respond
@@ -140,6 +145,8 @@ class Exchange:
         service.touch()
         self._note(200, len(response.body))
         self.respond(response)
+        if self.shadow is not None and service.shadows is not None:
+            service.shadows.copy(self.target, self.shadow, ticket)
 
     def _note(self, status: int, size: int, error: str = "") -> None:
         """Write the request into the access log, if there is one."""
@@ -167,8 +174,11 @@ class Exchange:
             self.gone()
 
 
-async def answered(begin: Callable[[Callable[[Response], None], Callable[[], None]], None]) -> Response:
-    """The answer of an exchange that `begin(respond, gone)` starts. Raises Disconnected when the client has gone."""
+async def answered(target: Target, begin: Callable[[Callable[[Response], None], Callable[[], None]], None]) -> Response:
+    """The answer of an exchange that `begin(respond, gone)` starts, with the name of what gave it.
+
+    Raises Disconnected when the client has gone.
+    """
     future: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
 
     def settle(response: Response | None = None) -> None:
@@ -179,7 +189,12 @@ async def answered(begin: Callable[[Callable[[Response], None], Callable[[], Non
     response = await future
     if response is None:
         raise Disconnected
-    return response
+    return named(response, target)
+
+
+def named(response: Response, target: Target) -> Response:
+    """The answer, with the header that tells which variant gave it."""
+    return replace(response, headers=(*response.headers, (REFERENCE, target.name.encode())))
 
 
 def count_failure(

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from studio.core.metrics import RequestLine, Sample, Tick
+from studio.core.metrics import RequestLine, Sample, ShadowFigures, Tick
 from studio.serving.batching import Ticket
 from studio.serving.memory import resident_bytes
 
@@ -89,9 +89,12 @@ class Statistics:
 
     def __init__(self) -> None:
         self.totals: dict[str, Totals] = {}
+        self.shadows: dict[tuple[str, str], ShadowFigures] = {}
+        """Figures of shadows since the start, by the full references of who answered and of the shadow."""
         self.caching = False
         self._samples: dict[str, Sample] = {}
         self._lines: list[RequestLine] = []
+        self._shadows: dict[tuple[str, str], ShadowFigures] = {}
 
     @property
     def dirty(self) -> bool:
@@ -177,6 +180,15 @@ class Statistics:
                 )
             )
 
+    def shadow(self, figures: ShadowFigures) -> None:
+        """Count copies of answered requests (`studio.serving.shadow`)."""
+        key = figures.target, figures.shadow
+        for kept in (self.shadows, self._shadows):
+            known = kept.get(key)
+            if known is None:
+                known = kept[key] = ShadowFigures(model=figures.model, target=figures.target, shadow=figures.shadow)
+            known.add(figures)
+
     def collect(self, at: float, seconds: float, loaded: int) -> tuple[Tick, list[RequestLine]]:
         """The tick and the lines of the interval that ended now and began at `at` (Unix seconds); starts the next."""
         samples = tuple(self._samples.values())
@@ -184,14 +196,18 @@ class Statistics:
             sample.at = at
             sample.seconds = seconds
         lines = self._lines
+        shadows = tuple(self._shadows.values())
         self._samples = {}
         self._lines = []
-        return Tick(at=at, samples=samples, loaded=loaded, memory=resident_bytes()), lines
+        self._shadows = {}
+        return Tick(at=at, samples=samples, loaded=loaded, memory=resident_bytes(), shadows=shadows), lines
 
     def keep_only(self, targets: set[str]) -> None:
         """Forget the totals of targets that are gone."""
         for name in self.totals.keys() - targets:
             del self.totals[name]
+        for pair in [pair for pair in self.shadows if not targets.issuperset(pair)]:
+            del self.shadows[pair]
 
     def _totals(self, target: str) -> Totals:
         totals = self.totals.get(target)

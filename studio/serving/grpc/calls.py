@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from studio.core.errors import StudioError
 from studio.core.routing import Target
-from studio.serving.http import Connection, Response
+from studio.serving.http import REFERENCE, Connection, Response
+from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service
 from studio.serving.sessions import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: what its metadata says, and what it is told beside the answer. `context` is gRPC's, of the call."""
+
+    context: Any
+
+    def key(self) -> bytes:
+        """What the call is kept with one version by, where its model is split."""
+        pairs = self.context.invocation_metadata() or ()
+        return sticky_key({name.encode(): value.encode() if isinstance(value, str) else value for name, value in pairs})
+
+    def tell(self, target: Target) -> None:
+        """Name the variant that answers, in the trailing metadata."""
+        self.context.set_trailing_metadata(((REFERENCE.decode(), target.name),))
 
 
 class Call(Exchange):
@@ -25,8 +43,9 @@ class Call(Exchange):
         connection: Connection,
         started_ns: int,
         settle: Callable[[Response], None],
+        shadow: Target | None = None,
     ) -> None:
-        super().__init__(service, target, connection, started_ns, settle)
+        super().__init__(service, target, connection, started_ns, settle, None, shadow)
         self.failed: StudioError | None = None
 
     def begin_call(self, model: LoadedModel, request: Any) -> None:
@@ -39,7 +58,13 @@ class Call(Exchange):
 
 
 async def run_call(
-    service: Service, kind: type[Call], target: Target, model: LoadedModel, request: Any, started_ns: int
+    service: Service,
+    kind: type[Call],
+    target: Target,
+    model: LoadedModel,
+    request: Any,
+    started_ns: int,
+    shadow: Target | None = None,
 ) -> bytes:
     """The serialised answer. Raises StudioError; where the call is cancelled, so is its run."""
     future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
@@ -49,7 +74,7 @@ async def run_call(
             future.set_result(response)
 
     connection = Connection()
-    call = kind(service, target, connection, started_ns, settle)
+    call = kind(service, target, connection, started_ns, settle, shadow)
     try:
         call.begin_call(model, request)
     except StudioError as error:

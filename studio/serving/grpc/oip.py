@@ -16,7 +16,7 @@ from google.protobuf.json_format import ParseDict
 import studio
 from studio.core.errors import InvalidInput, StudioError
 from studio.core.routing import Target
-from studio.serving.grpc.calls import Call, run_call
+from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.oip_messages import inference
 from studio.serving.http import Response
 from studio.serving.problems import Unsupported
@@ -54,7 +54,7 @@ _CONTENTS = {
     "BYTES": "bytes_contents",
 }
 
-Unary = Callable[[Service, Any], Awaitable[Any]]
+Unary = Callable[[Service, Any, Caller], Awaitable[Any]]
 
 
 class Infer(Call):
@@ -170,79 +170,84 @@ def answer(call: InferCall, target: Target, arrays: list[Array]) -> Any:
     return response
 
 
-async def infer(service: Service, request: Any) -> bytes:
-    """ModelInfer: the serialised answer. Raises StudioError; a cancelled call cancels its run."""
+async def infer(service: Service, request: Any, caller: Caller, alone: bool = True) -> bytes:
+    """ModelInfer: the serialised answer. Raises StudioError; a cancelled call cancels its run.
+
+    `alone`: it is the one request of its call, not one of a stream's.
+    """
     started_ns = time.perf_counter_ns()
     target: Target | None = None
     try:
-        target = service.router.resolve(request.model_name, request.model_version)
+        target, shadow = service.router.route(request.model_name, request.model_version, caller.key)
+        if alone:
+            caller.tell(target)
         model = service.router.model(target) or await service.router.loaded_model(target)
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, started_ns, str(error))
         raise
-    return await run_call(service, Infer, target, model, request, started_ns)
+    return await run_call(service, Infer, target, model, request, started_ns, shadow)
 
 
-async def stream(service: Service, requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def stream(service: Service, requests: AsyncIterator[Any], caller: Caller) -> AsyncIterator[bytes]:
     """ModelStreamInfer: an answer for each request, in their order; an error is an answer too, and ends nothing."""
     kind = inference()["ModelStreamInferResponse"]
     async for request in requests:
         response = kind()
         try:
-            response.infer_response.MergeFromString(await infer(service, request))
+            response.infer_response.MergeFromString(await infer(service, request, caller, alone=False))
         except StudioError as error:
             response.error_message = str(error)
             response.infer_response.id = request.id
         yield response.SerializeToString()
 
 
-async def _server_live(_service: Service, _request: Any) -> Any:
+async def _server_live(_service: Service, _request: Any, _caller: Caller) -> Any:
     return inference()["ServerLiveResponse"](live=True)
 
 
-async def _server_ready(service: Service, _request: Any) -> Any:
+async def _server_ready(service: Service, _request: Any, _caller: Caller) -> Any:
     return inference()["ServerReadyResponse"](ready=service.ready)
 
 
-async def _model_ready(service: Service, request: Any) -> Any:
+async def _model_ready(service: Service, request: Any, _caller: Caller) -> Any:
     target = service.router.resolve(request.name, request.version)
     return inference()["ModelReadyResponse"](ready=service.ready and service.router.failure(target) is None)
 
 
-async def _server_metadata(_service: Service, _request: Any) -> Any:
+async def _server_metadata(_service: Service, _request: Any, _caller: Caller) -> Any:
     return inference()["ServerMetadataResponse"](name="studio", version=studio.__version__, extensions=oip.EXTENSIONS)
 
 
-async def _model_metadata(service: Service, request: Any) -> Any:
+async def _model_metadata(service: Service, request: Any, _caller: Caller) -> Any:
     target = service.router.resolve(request.name, request.version)
     document = documents.metadata(service.router.routes(target.model), target)
     return ParseDict(document, inference()["ModelMetadataResponse"]())
 
 
-async def _model_config(service: Service, request: Any) -> Any:
+async def _model_config(service: Service, request: Any, _caller: Caller) -> Any:
     target = service.router.resolve(request.name, request.version)
     return ParseDict({"config": documents.config(target)}, inference()["ModelConfigResponse"]())
 
 
-async def _model_statistics(service: Service, request: Any) -> Any:
+async def _model_statistics(service: Service, request: Any, _caller: Caller) -> Any:
     document = oip.statistics_of(service, request.name, request.version)
     return ParseDict(document, inference()["ModelStatisticsResponse"](), ignore_unknown_fields=True)
 
 
-async def _repository_index(service: Service, request: Any) -> Any:
+async def _repository_index(service: Service, request: Any, _caller: Caller) -> Any:
     if request.repository_name:
         raise Unsupported("'repository_name' specification is not supported")
     document = {"models": documents.index(service.router, request.ready)}
     return ParseDict(document, inference()["RepositoryIndexResponse"]())
 
 
-async def _load(service: Service, request: Any) -> Any:
+async def _load(service: Service, request: Any, _caller: Caller) -> Any:
     oip.check_repository_request({"parameters": _plain(request.parameters)})
     await oip.load(service, request.model_name)
     return inference()["RepositoryModelLoadResponse"]()
 
 
-async def _unload(service: Service, request: Any) -> Any:
+async def _unload(service: Service, request: Any, _caller: Caller) -> Any:
     await oip.unload(service, request.model_name)
     return inference()["RepositoryModelUnloadResponse"]()
 

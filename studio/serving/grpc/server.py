@@ -12,6 +12,7 @@ import grpc.aio
 
 from studio.core.errors import StudioError
 from studio.serving.grpc import oip, tfs
+from studio.serving.grpc.calls import Caller
 from studio.serving.grpc.oip_messages import health, inference
 from studio.serving.service import Service
 
@@ -93,7 +94,7 @@ class GrpcServer:
     def _unary(self, answer: oip.Unary) -> Any:
         async def handle(request: Any, context: Any) -> Any:
             try:
-                return await answer(self._service, request)
+                return await answer(self._service, request, Caller(context))
             except StudioError as error:
                 await _abort(context, error)
             except grpc.aio.AbortError:
@@ -105,7 +106,7 @@ class GrpcServer:
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
         try:
-            async for response in oip.stream(self._service, requests):
+            async for response in oip.stream(self._service, requests, Caller(context)):
                 yield response
         except grpc.aio.AbortError:
             raise

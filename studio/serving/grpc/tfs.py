@@ -16,11 +16,12 @@ import numpy as np
 from studio.core.errors import InvalidInput, NotFound, StudioError
 from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
-from studio.serving.grpc.calls import Call, run_call
+from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.schema import Messages
 from studio.serving.http import Response
 from studio.serving.protocols.oip_infer import check_complete, check_input
 from studio.serving.protocols.oip_tensors import from_binary
+from studio.serving.router import Routed
 from studio.serving.service import Service, count_failure
 from studio.serving.sessions import Array, LoadedModel, dtype_of
 
@@ -246,20 +247,28 @@ def resolve(service: Service, spec: Any) -> Target:
         raise NotFound(f"Servable not found for request: {asked}") from None
 
 
-async def predict(service: Service, request: Any) -> bytes:
+def routed(service: Service, spec: Any, caller: Caller) -> Routed:
+    """What answers a ModelSpec now. Raises as `resolve` does."""
+    target = resolve(service, spec)
+    answering = (target, None) if _version(spec) else service.router.route(spec.name, "", caller.key)
+    caller.tell(answering[0])
+    return answering
+
+
+async def predict(service: Service, request: Any, caller: Caller) -> bytes:
     """PredictionService.Predict: the serialised answer. Raises StudioError."""
     started_ns = time.perf_counter_ns()
     target: Target | None = None
     try:
-        target = resolve(service, request.model_spec)
+        target, shadow = routed(service, request.model_spec, caller)
         model = service.router.model(target) or await service.router.loaded_model(target)
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, started_ns, str(error))
         raise
-    return await run_call(service, Predict, target, model, request, started_ns)
+    return await run_call(service, Predict, target, model, request, started_ns, shadow)
 
 
-async def metadata(service: Service, request: Any) -> Any:
+async def metadata(service: Service, request: Any, _caller: Caller) -> Any:
     """PredictionService.GetModelMetadata. Raises StudioError."""
     if list(request.metadata_field) != ["signature_def"]:
         raise InvalidInput("Metadata field not supported, or none: only 'signature_def' is.")
@@ -282,7 +291,7 @@ async def metadata(service: Service, request: Any) -> Any:
     return response
 
 
-async def status(service: Service, request: Any) -> Any:
+async def status(service: Service, request: Any, _caller: Caller) -> Any:
     """ModelService.GetModelStatus. Raises StudioError."""
     spec = request.model_spec
     named = bool(_version(spec))

@@ -20,7 +20,8 @@ from studio.core.routing import Target
 from studio.serving.http import Request, Response, unpacked
 from studio.serving.problems import MethodNotAllowed
 from studio.serving.protocols.oip_infer import load_json
-from studio.serving.service import Exchange, Service, answered, count_failure
+from studio.serving.router import sticky_key
+from studio.serving.service import Exchange, Service, answered, count_failure, named
 from studio.serving.sessions import Array, LoadedModel
 from studio.serving.texts import MAX_TEXTS, Tokens, pooled, text_input, tokenise, vectors_output
 
@@ -30,8 +31,9 @@ OFF_LOOP_FROM = 2048
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors [texts, size], float32; the tokens that were read, and nanoseconds: loading the model, and in all."""
+    """Vectors [texts, size], float32, by `target`; the tokens that were read; nanoseconds: loading it, and in all."""
 
+    target: Target
     vectors: Array
     tokens: int
     load_ns: int
@@ -83,12 +85,23 @@ async def document_of(service: Service, request: Request) -> dict[str, Any]:
 
 
 async def embedded(
-    service: Service, request: Request, kind: type[Embed], reference: str, texts: list[str] | list[list[int]], cut: bool
+    service: Service,
+    request: Request,
+    kind: type[Embed],
+    reference: str,
+    texts: list[str] | list[list[int]],
+    cut: bool,
+    user: Any = None,
 ) -> Embedded:
-    """The vectors of texts, or of tokens where those were sent. Raises StudioError, Disconnected."""
+    """The vectors of texts, or of tokens where those were sent. `user` keeps requests with one version where no header
+    does. Raises StudioError, Disconnected."""
+
+    def key() -> bytes:
+        return request.headers.get(b"x-studio-key") or str(user or "").encode() or sticky_key(request.headers)
+
     target: Target | None = None
     try:
-        target = service.router.resolve(reference)
+        target, shadow = service.router.route(reference, "", key)
         text_input(target)
         loading = time.perf_counter_ns()
         model = service.router.model(target) or await service.router.loaded_model(target)
@@ -102,17 +115,17 @@ async def embedded(
     begun: list[Embed] = []
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
-        exchange = kind(service, target, request.connection, request.started_ns, respond, gone)
+        exchange = kind(service, target, request.connection, request.started_ns, respond, gone, shadow)
         exchange.headers, exchange.parsing_ns = request.headers, parsing
         begun.append(exchange)
         exchange.start(model, tokens)
 
-    await answered(begin)
+    await answered(target, begin)
     (exchange,) = begun
     if exchange.failed is not None:
         raise exchange.failed
     assert exchange.vectors is not None
-    return Embedded(exchange.vectors, tokens.count, loading, time.perf_counter_ns() - request.started_ns)
+    return Embedded(target, exchange.vectors, tokens.count, loading, time.perf_counter_ns() - request.started_ns)
 
 
 async def _tokens(target: Target, texts: list[str] | list[list[int]], cut: bool) -> Tokens:
@@ -153,8 +166,8 @@ def shortened(vectors: Array, dimensions: Any) -> Array:
     return shortened_
 
 
-def dumped(value: Any) -> Response:
-    return Response(200, orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+def dumped(value: Any, target: Target) -> Response:
+    return named(Response(200, orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)), target)
 
 
 def base64_of(vector: Array) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 import studio
 from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.routing import Target
+from studio.serving.direct import Found, Pairs
 from studio.serving.http import Body, Request, Response, json_response, unpacked
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
+from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 from studio.serving.sessions import Array, LoadedModel
 
@@ -199,7 +201,7 @@ class Infer(Exchange):
 async def _infer(service: Service, request: Request, model_segment: str, version: str) -> Response:
     target: Target | None = None
     try:
-        target = service.router.resolve(model_segment, version)
+        target, shadow = service.router.route(model_segment, version, lambda: sticky_key(request.headers))
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
     except StudioError as error:
@@ -207,25 +209,25 @@ async def _infer(service: Service, request: Request, model_segment: str, version
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
-        exchange = Infer(service, target, request.connection, request.started_ns, respond, gone)
+        exchange = Infer(service, target, request.connection, request.started_ns, respond, gone, shadow)
         exchange.headers = request.headers
         exchange.begin(model, body, request.headers)
 
-    return await answered(begin)
+    return await answered(target, begin)
 
 
-def direct(service: Service, path: bytes) -> tuple[type[Exchange], Target, LoadedModel] | None:
+def direct(service: Service, path: bytes, headers: Pairs) -> Found | None:
     """What answers an infer request to this path at once: a plain reference whose model is loaded. None otherwise."""
     router = service.router
-    target = router.paths.get(path)
-    if target is None:
+    routed = router.known(path, headers)
+    if routed is None:
         found = _INFER.fullmatch(path)
         if found is None:
             return None
         try:
-            target = router.resolve(found[1].decode(), found[2].decode() if found[2] else "")
+            routed = router.meet(path, found[1].decode(), (found[2] or b"").decode(), headers)
         except StudioError:
             return None
-        router.remember(path, target)
+    target, shadow = routed
     model = router.model(target)
-    return (Infer, target, model) if model is not None else None
+    return (Infer, target, model, shadow) if model is not None else None

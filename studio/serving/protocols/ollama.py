@@ -64,7 +64,8 @@ async def _embed(service: Service, request: Request) -> Response:
             "total_duration": result.total_ns,
             "load_duration": result.load_ns,
             "prompt_eval_count": result.tokens,
-        }
+        },
+        result.target,
     )
 
 
@@ -75,7 +76,7 @@ async def _embeddings(service: Service, request: Request) -> Response:
     if not isinstance(prompt, str):
         raise InvalidInput("'prompt' must be a text.")
     result = await embedded(service, request, OllamaEmbed, _name(document), [prompt], True)
-    return dumped({"embedding": result.vectors[0]})
+    return dumped({"embedding": result.vectors[0]}, result.target)
 
 
 def _name(document: dict[str, Any]) -> str:

@@ -67,7 +67,8 @@ async def embeddings(service: Service, request: Request) -> Response:
         wanted = document.get("encoding_format", "float")
         if wanted not in ("float", "base64"):
             raise InvalidInput("'encoding_format' must be 'float' or 'base64'.")
-        result = await embedded(service, request, OpenAIEmbed, name, inputs_of(document.get("input"), "input"), True)
+        texts, user = inputs_of(document.get("input"), "input"), document.get("user")
+        result = await embedded(service, request, OpenAIEmbed, name, texts, True, user)
         vectors = shortened(result.vectors, document.get("dimensions"))
     except StudioError as error:
         return failure(error)
@@ -76,4 +77,4 @@ async def embeddings(service: Service, request: Request) -> Response:
         for place, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
-    return dumped({"object": "list", "data": data, "model": name, "usage": usage})
+    return dumped({"object": "list", "data": data, "model": name, "usage": usage}, result.target)

@@ -29,6 +29,7 @@ from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import tables
 from studio.serving.protocols.oip_infer import MAX_BATCH, load_json
 from studio.serving.protocols.oip_tensors import nested
+from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 from studio.serving.sessions import Array, LoadedModel
 from studio.serving.texts import tokenise
@@ -79,7 +80,7 @@ async def handle(service: Service, request: Request) -> Response:
         raise MethodNotAllowed("GET, POST")
     target: Target | None = None
     try:
-        target = service.router.resolve(reference, version)
+        target, shadow = service.router.route(reference, version, lambda: sticky_key(request.headers))
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = bytes(await unpacked(request.body, request.headers, service.settings.max_body_bytes))
         kind = request.headers.get(b"content-type", b"").decode("latin-1")
@@ -91,11 +92,11 @@ async def handle(service: Service, request: Request) -> Response:
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
-        exchange = Predict(service, target, request.connection, request.started_ns, respond, gone)
+        exchange = Predict(service, target, request.connection, request.started_ns, respond, gone, shadow)
         exchange.headers, exchange.parsing_ns = request.headers, parsing
         exchange.start(model, sample)
 
-    return await answered(begin)
+    return await answered(target, begin)
 
 
 async def read_off_loop(body: bytes, content_type: str, target: Target) -> Sample:

@@ -15,9 +15,11 @@ from typing import Any
 from studio.core.errors import InvalidInput, NotFound, StudioError
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.routing import ModelRoutes, Target
+from studio.serving.direct import Found, Pairs
 from studio.serving.http import Body, Request, Response, unpacked
 from studio.serving.problems import MethodNotAllowed, Unsupported
 from studio.serving.protocols import tfs_json
+from studio.serving.router import Routed, sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 from studio.serving.sessions import Array, LoadedModel
 
@@ -92,21 +94,21 @@ class Regress(Predict):
 _VERBS: dict[str, type[Predict]] = {"predict": Predict, "classify": Classify, "regress": Regress}
 
 
-def direct(service: Service, path: bytes) -> tuple[type[Exchange], Target, LoadedModel] | None:
+def direct(service: Service, path: bytes, headers: Pairs) -> Found | None:
     """What answers a predict request to this path at once. None where it has to go the long way."""
     router = service.router
-    target = router.paths.get(path)
-    if target is None:
+    routed = router.known(path, headers)
+    if routed is None:
         found = _PREDICT.fullmatch(path)
         if found is None:
             return None
         try:
-            target = router.resolve(found[1].decode(), (found[2] or found[3] or b"").decode())
+            routed = router.meet(path, found[1].decode(), (found[2] or found[3] or b"").decode(), headers)
         except StudioError:
             return None
-        router.remember(path, target)
+    target, shadow = routed
     model = router.model(target)
-    return (Predict, target, model) if model is not None else None
+    return (Predict, target, model, shadow) if model is not None else None
 
 
 def is_verb(part: str) -> bool:
@@ -126,7 +128,7 @@ async def infer(service: Service, request: Request, parts: list[str]) -> Respons
         raise InvalidInput(f"Malformed request: POST /v1/models/{'/'.join(parts)}")
     target: Target | None = None
     try:
-        target = _target(service, [*parts[:-1], where])
+        target, shadow = _routed(service, [*parts[:-1], where], request)
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
     except StudioError as error:
@@ -134,11 +136,19 @@ async def infer(service: Service, request: Request, parts: list[str]) -> Respons
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
-        exchange = kind(service, target, request.connection, request.started_ns, respond, gone)
+        exchange = kind(service, target, request.connection, request.started_ns, respond, gone, shadow)
         exchange.headers = request.headers
         exchange.begin(model, body, request.headers)
 
-    return await answered(begin)
+    return await answered(target, begin)
+
+
+def _routed(service: Service, parts: list[str], request: Request) -> Routed:
+    """What answers `M`, `M/versions/V` or `M/labels/L` now. Raises NotFound in their words."""
+    target = _target(service, parts)
+    if len(parts) > 1:
+        return target, None
+    return service.router.route(parts[0], "", lambda: sticky_key(request.headers))
 
 
 def _target(service: Service, parts: list[str]) -> Target:

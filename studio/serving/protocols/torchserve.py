@@ -20,6 +20,7 @@ from studio.serving.http import Request, Response, error_headers, json_response,
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import predict
 from studio.serving.protocols.oip_documents import version_name
+from studio.serving.router import sticky_key
 from studio.serving.service import Service, answered, count_failure
 from studio.serving.sessions import Array
 
@@ -88,7 +89,8 @@ async def _predict(service: Service, request: Request, reference: str, version: 
     _only(request, "POST", "PUT")
     target: Target | None = None
     try:
-        target = service.router.resolve(reference, version.removesuffix(".0"))
+        wanted = version.removesuffix(".0")
+        target, shadow = service.router.route(reference, wanted, lambda: sticky_key(request.headers))
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = bytes(await unpacked(request.body, request.headers, service.settings.max_body_bytes))
         kind = request.headers.get(b"content-type", b"").decode("latin-1")
@@ -102,11 +104,11 @@ async def _predict(service: Service, request: Request, reference: str, version: 
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
-        exchange = Predict(service, target, request.connection, request.started_ns, respond, gone)
+        exchange = Predict(service, target, request.connection, request.started_ns, respond, gone, shadow)
         exchange.headers, exchange.parsing_ns = request.headers, parsing
         exchange.start(model, sample)
 
-    return await answered(begin)
+    return await answered(target, begin)
 
 
 def _unwrapped(body: bytes) -> bytes:
