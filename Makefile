@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKSPACE ?= .workspace
 STUDIO := $(BIN)/studio --workspace $(WORKSPACE)
 
-.PHONY: help run test test-slow check format bench bench-intake bench-serve pictures samples lock clean
+.PHONY: help run test test-slow check format bench bench-intake bench-lab bench-serve pictures samples lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,6 +53,9 @@ bench: $(READY)  ## print the budgets: first paint, CLI, idle, drop to servable,
 
 bench-intake: $(READY)  ## print what conversions cost over the bare exporters, warm and cold, one and a hundred (BENCH=--help)
 	$(BIN)/python -m tests.bench_intake $(BENCH)
+
+bench-lab: $(READY)  ## try every recipe on ten models, and the choice against a search, into docs/lab.md (BENCH=--help)
+	$(BIN)/python -m tests.bench_lab $(BENCH)
 
 bench-serve: $(READY)  ## measure the endpoint beside other model servers into docs/benchmarks.md (Linux, wrk; BENCH=--help)
 	$(BIN)/python -m tests.bench_serve $(BENCH)

@@ -86,7 +86,7 @@ def _try(engine: RunningEngine, model: models.Model, folder: Path, rounds: int) 
 def _write(model: models.Model, folder: Path) -> None:
     """In a process of its own, so that nothing of the training stays in memory beside what is measured."""
     code = (
-        "import sys; from pathlib import Path; from tests.bench_lab import models; import torch; torch.set_num_threads(1)\n"
+        "import sys, torch; from pathlib import Path; from tests.bench_lab import models; torch.set_num_threads(1)\n"
         "next(m for m in models.ALL if m.name == sys.argv[1]).write(Path(sys.argv[2]))"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, model.name, str(folder)], check=True)

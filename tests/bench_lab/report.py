@@ -18,7 +18,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Tried:
-    """One model: what the lab found, what it chose, and what the search found. `seconds` from drop to the last verdict."""
+    """One model: what the lab found and chose, and what the search found. `seconds`: from drop to the last verdict."""
 
     name: str
     about: str
@@ -38,8 +38,8 @@ def render(found: Sequence[Tried], how: str) -> str:
     machine = found[0].variants[0].machine
     right = sum(one.right for one in found)
     head = (
-        f"{found[0].version.created[:10]}, {machine.cpu}, {machine.cores} cores, {machine.runtime}; {how}; load average "
-        f"at the end {os.getloadavg()[1]:.1f}."
+        f"{found[0].version.created[:10]}, {machine.cpu}, {machine.cores} cores, {machine.runtime}; {how}; load "
+        f"average at the end {os.getloadavg()[1]:.1f}."
     )
     words = f"The automatic choice was among the best passing variants for **{right} of {len(found)}** models."
     parts = [head, words, _choices(found)]
