@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
+from studio.core.metrics import ShadowFigures
 from studio.core.routing import Target
 from studio.serving.memory import resident_bytes
 from studio.serving.service import CLIENT_CLOSED, Service
@@ -27,6 +28,7 @@ def exposition(service: Service) -> bytes:
         *_triton(used),
         *_histograms(used),
         *_requests(used),
+        *_shadows(service),
         *_server(service),
     ]
     return ("\n".join(lines) + "\n").encode()
@@ -116,6 +118,46 @@ def _requests(used: list[tuple[Target, Totals]]) -> Iterator[str]:
     for target, totals in used:
         for (protocol, status), count in sorted(totals.answered.items()):
             yield f"{name}{{{_labels(target, protocol=protocol, status=str(status))}}} {count}"
+
+
+def _shadows(service: Service) -> Iterator[str]:
+    """Copies of answered requests that ran on a shadow, by who answered (`version`, `variant`) and the shadow's key."""
+    targets = {target.name: target for target in service.router.targets()}
+    seen = [
+        (_labels(targets[name], shadow=targets[shadow].key), figures)
+        for (name, shadow), figures in service.statistics.shadows.items()
+        if name in targets and shadow in targets
+    ]
+    name = "studio_shadow_requests_total"
+    yield from _head(name, "counter", "Copies of answered requests for a shadow: compared, dropped or failed")
+    for labels, figures in seen:
+        for result in ("compared", "dropped", "failed"):
+            yield f'{name}{{{labels},result="{result}"}} {getattr(figures, result)}'
+    gauges: tuple[tuple[str, str, Callable[[ShadowFigures], float | None]], ...] = (
+        (
+            "studio_shadow_cosine_mean",
+            "Cosine between what was answered and what the shadow gave, on average",
+            lambda f: f.cosine_sum / f.cosines if f.cosines else None,
+        ),
+        ("studio_shadow_cosine_min", "The same at worst", lambda f: f.cosine_min if f.cosines else None),
+        ("studio_shadow_difference_max", "Largest difference of a value", lambda f: f.max_abs if f.compared else None),
+        ("studio_shadow_agreement_ratio", "Part of the rows on which both choose the same", lambda f: f.agreement),
+    )
+    for name, words, value in gauges:
+        yield from _head(name, "gauge", words)
+        for labels, figures in seen:
+            number = value(figures)
+            if number is not None:
+                yield f"{name}{{{labels}}} {number:.9g}"
+    name = "studio_shadow_run_seconds"
+    yield from _head(name, "summary", "Time in the runtime, of the answered request (of=answer) and of its copy")
+    for labels, figures in seen:
+        for role, histogram in (("answer", figures.target_us), ("shadow", figures.shadow_us)):
+            for quantile in (0.5, 0.9, 0.99):
+                us = histogram.quantile(quantile)
+                if us is not None:
+                    yield f'{name}{{{labels},of="{role}",quantile="{quantile}"}} {us / 1e6:.9g}'
+            yield f'{name}_count{{{labels},of="{role}"}} {histogram.total}'
 
 
 def _server(service: Service) -> Iterator[str]:

@@ -122,7 +122,7 @@ def _statistics(service: Service, targets: list[Target], always: Target | None =
     shown = [
         target for target in targets if target is always or target.name in totals or service.router.is_loaded(target)
     ]
-    return documents.statistics(shown, totals)
+    return documents.statistics(shown, totals, service.statistics.shadows.values())
 
 
 async def _repository(service: Service, request: Request, rest: list[str]) -> Response:

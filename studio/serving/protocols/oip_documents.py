@@ -6,9 +6,10 @@ extension_statistics.md, extension_model_repository.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from studio.core.metrics import ShadowFigures
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.routing import ModelRoutes, Target
 from studio.core.tensors import TensorSpec
@@ -68,9 +69,35 @@ def _config_tensor(spec: TensorSpec, batchable: bool) -> Json:
     }
 
 
-def statistics(targets: Iterable[Target], totals: dict[str, Totals]) -> Json:
-    """GET …/stats. Where nothing is cached, the cache figures are 0, as perf_analyzer expects."""
-    return {"model_stats": [_model_statistics(target, totals.get(target.name) or Totals()) for target in targets]}
+def statistics(targets: Collection[Target], totals: dict[str, Totals], shadows: Iterable[ShadowFigures] = ()) -> Json:
+    """GET …/stats. Where nothing is cached, the cache figures are 0, as perf_analyzer expects.
+
+    `shadow_stats` is ours, and there where a shadow ran along with one of the targets, or was one of them.
+    """
+    document: Json = {
+        "model_stats": [_model_statistics(target, totals.get(target.name) or Totals()) for target in targets]
+    }
+    names = {target.name for target in targets}
+    seen = [_shadow(figures) for figures in shadows if names & {figures.target, figures.shadow}]
+    return document | {"shadow_stats": seen} if seen else document
+
+
+def _shadow(figures: ShadowFigures) -> Json:
+    return {
+        "target": figures.target,
+        "shadow": figures.shadow,
+        "compared": figures.compared,
+        "dropped": figures.dropped,
+        "failed": figures.failed,
+        "rows": figures.rows,
+        "cosine_mean": figures.cosine_sum / figures.cosines if figures.cosines else None,
+        "cosine_min": figures.cosine_min if figures.cosines else None,
+        "max_difference": figures.max_abs,
+        "agreement": figures.agreement,
+        "target_p50_us": figures.target_us.quantile(0.5),
+        "shadow_p50_us": figures.shadow_us.quantile(0.5),
+        "error": figures.error,
+    }
 
 
 def _model_statistics(target: Target, totals: Totals) -> Json:
