@@ -180,6 +180,30 @@ def fix_weights(model: Any) -> None:
     model.ir_version = max(model.ir_version, 4)
 
 
+def number(node: Any, name: str, default: float) -> float:
+    """An attribute of a node that is a number."""
+    for entry in node.attribute:
+        if entry.name == name:
+            return float(entry.f if entry.type == 1 else entry.i)  # 1: onnx.AttributeProto.FLOAT
+    return default
+
+
+def drop_unused_weights(model: Any) -> None:
+    """Forget initialisers that nothing reads."""
+    used = {name for node in all_nodes(model.graph) for name in node.input}
+    used |= {entry.name for entry in model.graph.output}
+    used |= {entry.name for node in all_nodes(model.graph) for body in bodies(node) for entry in body.output}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
+        model.graph.initializer.remove(tensor)
+
+
+def import_domain(model: Any, domain: str, version: int = 1) -> None:
+    """Name an operator set that the graph uses, where it does not yet."""
+    if all(entry.domain != domain for entry in model.opset_import):
+        entry = model.opset_import.add()
+        entry.domain, entry.version = domain, version
+
+
 def sort_nodes(graph: Any) -> None:
     """Order nodes so that each follows what it reads, as the standard demands. Stable; cycles keep their order."""
     made = {name for node in graph.node for name in node.output if name}
