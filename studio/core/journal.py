@@ -14,6 +14,7 @@ Action = Literal[
     "version.restored",
     "version.purged",
     "variant.added",
+    "variant.judged",
     "alias.moved",
     "alias.removed",
     "route.changed",

@@ -2,7 +2,8 @@
 
 `store/models/<model>/<version>.json` is the version: its source, its signature, its reference graph and how far that
 graph agrees with the source framework. `store/models/<model>/<version>-<variant>.json` is one variant with its figures
-and verdict; variants follow their version, so that the endpoint is up before they are made. Neither is ever edited.
+and verdict; variants follow their version, so that the endpoint is up before they are made. Neither is ever edited:
+what is measured again is a further document, `<version>-<variant>@2.json`, and the newest of a variant holds.
 """
 
 from __future__ import annotations
@@ -322,7 +323,11 @@ def gates_with(gates: GateSettings, own: dict[str, float]) -> GateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantManifest:
-    """One variant with its evidence. `graph` is None where the recipe did not apply or failed; the verdict says why."""
+    """One variant with its evidence. `graph` is None where the recipe did not apply or failed; the verdict says why.
+
+    `run` counts how often it was judged: the newest document holds, and all are of the same graph. `content` is the
+    digest of all that the evidence depends on; `taken_from` names the variant of equal content whose evidence this is.
+    """
 
     model: str
     version: int
@@ -336,6 +341,9 @@ class VariantManifest:
     fidelity: Fidelity | None = None
     measurement: Measurement | None = None
     parameters: dict[str, str] = field(default_factory=dict)
+    run: int = 1
+    content: str = ""
+    taken_from: str = ""
     schema: int = SCHEMA
 
     @property

@@ -12,6 +12,8 @@ LATEST = "latest"
 PRODUCTION = "production"
 CANDIDATE = "candidate"
 REFERENCE_VARIANT = "fp32"
+AUTO = "auto"
+"""Stands for the variant of a version that was chosen by its figures: `digits:3-auto`."""
 
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]*")
@@ -38,6 +40,13 @@ def check_alias(name: str) -> str:
 
 
 def check_variant_name(name: str) -> str:
+    """The variant name itself. Raises InvalidInput for malformed names and for the reserved `auto`."""
+    if name == AUTO:
+        raise InvalidInput(
+            f"No variant can be called '{AUTO}'.",
+            "It stands for the variant that was chosen by its figures.",
+            "Give the recipe another name.",
+        )
     return _check(name, _VARIANT, "variant name", "lower-case letters, digits, '.' and '-', starting with a letter")
 
 

@@ -52,6 +52,7 @@ class Target:
 @dataclass(frozen=True, kw_only=True)
 class ModelRoutes:
     """All of one model. `primary` answers the bare name; `aliases` name keys of `targets` (`latest` included).
+    `auto` names, for `3-auto`, the key of the variant of version 3 that was chosen by its figures.
 
     Where there is a `split`, it is what answers the bare name. The `shadow` gets a copy of a part (0 to 1) of those
     requests; that part is its weight. Neither touches requests that name a version or an alias.
@@ -61,6 +62,7 @@ class ModelRoutes:
     primary: str
     aliases: dict[str, str]
     targets: dict[str, Target]
+    auto: dict[str, str] = field(default_factory=dict)
     split: tuple[Arm, ...] = ()
     shadow: Arm | None = None
 
@@ -75,6 +77,8 @@ class ModelRoutes:
             return self.targets.get(self.primary)
         if tail in self.aliases:
             return self.targets.get(self.aliases[tail])
+        if tail in self.auto:
+            return self.targets.get(self.auto[tail])
         if tail.isdigit():
             return self.targets.get(variant_key(int(tail), REFERENCE_VARIANT))
         return self.targets.get(tail)

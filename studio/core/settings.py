@@ -57,7 +57,8 @@ class WorkerSettings:
     waiting for as long as a large variant may take. `first_run_seconds` is that of any one load or run of it; 0 = none.
     `warm`: frameworks that stay imported for the next arrival, for `warm_seconds` after the last; 0 = none.
     `environments`: whether an arrival may have a converter environment made, which downloads a framework once; "never"
-    leaves that to `studio environments make`.
+    leaves that to `studio environments make`. `lab_seconds`: what making and measuring the variants of one arrival may
+    take; what is left over waits for `studio lab`; 0 = no end. `auto`: what the variant `auto` is chosen by.
     """
 
     parallel: int = 2
@@ -70,6 +71,8 @@ class WorkerSettings:
     warm: int = 2
     warm_seconds: float = 300.0
     recipes: tuple[str, ...] = ("fp16", "int8")
+    lab_seconds: float = 900.0
+    auto: Literal["speed", "size"] = "speed"
     environments: Literal["auto", "never"] = "auto"
 
 

@@ -10,6 +10,7 @@ from studio.core.jobs import Job
 from studio.core.journal import AliasMove, Entry, RouteChange, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.metrics import Point, ShadowFigures
+from studio.core.names import REFERENCE_VARIANT
 from studio.core.route import Route
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -50,7 +51,11 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantRow:
-    """One variant in a list. `p50` in ms at batch 1; `fidelity` = worst cosine against the reference."""
+    """One variant in a list. `p50` in ms at batch 1; `fidelity` = worst cosine against the reference.
+
+    `stale`: why its figures do not hold on this machine, empty where they do. `front`: no other passing variant beats
+    it in speed, size and fidelity. `threads` to serve it with, as measured.
+    """
 
     variant: str
     outcome: str
@@ -63,11 +68,17 @@ class VariantRow:
     accuracy: float | None = None
     speedup: float | None = None
     aliases: tuple[str, ...] = ()
+    stale: str = ""
+    front: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionRow:
-    """One version in a list, with what its reference variant measured. `state`: what a user may do with it."""
+    """One version in a list, with what its reference variant measured. `state`: what a user may do with it.
+
+    `auto`: the variant that was chosen by its figures; `choice` is the sentence that explains it.
+    """
 
     model: str
     version: int
@@ -83,6 +94,8 @@ class VersionRow:
     latest: bool
     title: str = ""
     tags: tuple[str, ...] = ()
+    auto: str = REFERENCE_VARIANT
+    choice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

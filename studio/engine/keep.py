@@ -32,6 +32,7 @@ from studio.registry.registry import Registry
 from studio.registry.routes import routing_table
 from studio.store.store import Store
 from studio.store.workspace import Workspace
+from studio.verify.machine import this_machine
 
 T = TypeVar("T")
 M = TypeVar("M", AliasMove, RouteChange, AliasMove | RouteChange)
@@ -57,7 +58,7 @@ class Keep:
     async def open(self) -> list[str]:
         """Open and repair store and registry. Returns what had to be repaired, in words."""
 
-        self._registry = await self._run(lambda: Registry.open(self._workspace))
+        self._registry = await self._run(lambda: Registry.open(self._workspace, machine=this_machine()))
         self.notices = tuple(self._registry.notices)
         await self._refresh_routes()
         return list(self.notices)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studio.core.errors import CodeFile, Conflict, NotFound, Refused
-from studio.core.journal import AliasMove, RouteChange, TrustedCode
+from studio.core.journal import Action, AliasMove, RouteChange, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.names import Reference, check_alias
 from studio.core.printable import shortened
@@ -35,10 +35,11 @@ def add_version(registry: Registry, manifest: VersionManifest, actor: str = "eng
 
 
 def add_variant(registry: Registry, manifest: VariantManifest, actor: str = "engine") -> VersionRow:
-    """Adds a judged variant to its version. Raises Conflict if it has it already, NotFound."""
+    """Adds a judged variant to its version, or one more run of it. Raises Conflict if that run is there, NotFound."""
     registry.store.manifests.write_variant(manifest)
-    subject = f"{manifest.model}:{manifest.key}"
-    entry = registry.store.journal.append("variant.added", subject, actor=actor, why=manifest.verdict.outcome)
+    subject, outcome = f"{manifest.model}:{manifest.key}", manifest.verdict.outcome
+    action: Action = "variant.added" if manifest.run == 1 else "variant.judged"
+    entry = registry.store.journal.append(action, subject, actor=actor, why=outcome)
     index(registry, [entry], variant=manifest)
     return version_row_of(registry, manifest.model, manifest.version)
 

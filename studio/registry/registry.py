@@ -8,9 +8,11 @@ from pathlib import Path
 import duckdb
 
 from studio.core.errors import Unavailable
+from studio.core.manifest import Machine
 from studio.core.routing import ModelRoutes
 from studio.registry.database import Database, NewerSchema, in_words, set_aside
 from studio.registry.rebuild import difference, rebuild
+from studio.registry.rows import Here
 from studio.store.store import Store
 from studio.store.workspace import Workspace
 
@@ -28,10 +30,11 @@ class Registry:
     routes: dict[str, ModelRoutes] = field(default_factory=dict)
     """Routes by model as last built; `stale` names the models to build again, None = all."""
     stale: set[str] | None = None
+    here: Here = field(default_factory=Here)
 
     @classmethod
-    def open(cls, workspace: Workspace, store: Store | None = None) -> Registry:
-        """Opens store and registry. The caller holds the workspace's lock.
+    def open(cls, workspace: Workspace, store: Store | None = None, machine: Machine | None = None) -> Registry:
+        """Opens store and registry. The caller holds the workspace's lock. Without `machine` no figure is called stale.
 
         Raises Conflict when another process has the DuckDB file open, Unavailable when the disk fails.
         """
@@ -40,7 +43,8 @@ class Registry:
         notices.extend(problem.sentence() for problem in store.problems)
         database = _connect(workspace.registry, notices)
         try:
-            registry = cls(store, database, notices)
+            here = Here(machine=machine, prefer=workspace.settings.workers.auto)
+            registry = cls(store, database, notices, here=here)
             registry._fit()
         except BaseException:
             database.close()
@@ -64,9 +68,9 @@ class Registry:
 
     def _index(self) -> bool:
         _probe(self.database)
-        why = difference(self.database, self.store)
+        why = difference(self.database, self.store, self.here)
         if why:
-            rebuild(self.database, self.store)
+            rebuild(self.database, self.store, self.here)
             if self.store.journal.seq:
                 self.notices.append(f"The registry was rebuilt from the store, because {why}.")
         return bool(why) or bool(self.database.rows("SELECT 1 FROM unreadable LIMIT 1"))

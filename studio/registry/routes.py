@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from studio.core import codec
 from studio.core.errors import NotFound
-from studio.core.names import LATEST, PRODUCTION, REFERENCE_VARIANT, Reference, variant_key
+from studio.core.names import AUTO, LATEST, PRODUCTION, REFERENCE_VARIANT, Reference, variant_key
 from studio.core.route import Arm, Route
 from studio.core.routing import ModelRoutes, RoutingTable, Target
 from studio.registry.registry import Registry
@@ -77,10 +77,12 @@ def _build(registry: Registry, models: list[str] | None) -> dict[str, ModelRoute
     values = [] if models is None else [models]
     targets: dict[str, dict[str, Target]] = {}
     newest: dict[str, int] = {}
-    for model, version, document in database.rows(
-        f"SELECT v.model, v.version, v.target FROM versions v WHERE NOT v.archived {wanted}",  # noqa: S608
+    autos: dict[str, dict[str, str]] = {}
+    for model, version, document, auto in database.rows(
+        f"SELECT v.model, v.version, v.target, v.auto FROM versions v WHERE NOT v.archived {wanted}",  # noqa: S608
         values,
     ):
+        autos.setdefault(model, {})[variant_key(version, AUTO)] = variant_key(version, auto)
         newest[model] = max(version, newest.get(model, 0))
         targets.setdefault(model, {})[variant_key(version, REFERENCE_VARIANT)] = _target(blobs, document)
     for model, version, variant, document in database.rows(
@@ -93,7 +95,7 @@ def _build(registry: Registry, models: list[str] | None) -> dict[str, ModelRoute
     history = registry.store.journal.history
     return {
         model: _routed(
-            _routes(model, newest[model], known, history.aliases.get(model, {})),
+            replace(_routes(model, newest[model], known, history.aliases.get(model, {})), auto=autos[model]),
             Route.parse(history.routes.get(model, "")),
         )
         for model, known in targets.items()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from studio.core import codec
+from studio.core.choice import Prefer, choose, stale_words
 from studio.core.journal import Entry
-from studio.core.manifest import Fidelity, Graph, VariantManifest, VersionManifest
+from studio.core.manifest import Fidelity, Graph, Machine, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT, Reference
 from studio.core.routing import Target
 from studio.store.history import is_about_code, subject_of, version_of
@@ -32,6 +34,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "tags": "VARCHAR[]",
         "archived": "BOOLEAN",
         "target": "VARCHAR",
+        "auto": "VARCHAR",
+        "choice": "VARCHAR",
+        "front": "VARCHAR[]",
     },
     "variants": {
         "model": "VARCHAR",
@@ -47,9 +52,19 @@ COLUMNS: dict[str, dict[str, str]] = {
         "accuracy": "DOUBLE",
         "speedup": "DOUBLE",
         "target": "VARCHAR",
+        "run": "INTEGER",
+        "content": "VARCHAR",
+        "stale": "VARCHAR",
+        "threads": "INTEGER",
     },
     "aliases": {"model": "VARCHAR", "alias": "VARCHAR", "version": "INTEGER", "variant": "VARCHAR"},
-    "unreadable": {"model": "VARCHAR", "version": "INTEGER", "variant": "VARCHAR", "what": "VARCHAR"},
+    "unreadable": {
+        "model": "VARCHAR",
+        "version": "INTEGER",
+        "variant": "VARCHAR",
+        "run": "INTEGER",
+        "what": "VARCHAR",
+    },
     "journal": {
         "seq": "BIGINT",
         "moment": "VARCHAR",
@@ -74,7 +89,29 @@ def worst_cosine(fidelity: Fidelity | None) -> float | None:
     return min((out.cosine for out in fidelity.outputs if out.cosine is not None), default=None)
 
 
-def version_row(manifest: VersionManifest, archived: bool) -> Row:
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What the choice among variants depends on beside their manifests: this machine, and what is asked of them."""
+
+    machine: Machine | None = None
+    prefer: Prefer = "speed"
+
+    @property
+    def text(self) -> str:
+        """To tell whether the index was made for another."""
+        machine = self.machine
+        return f"{self.prefer} {machine.cpu} {machine.cores} {machine.runtime}" if machine else self.prefer
+
+
+def choice_row(variants: Sequence[VariantManifest], here: Here) -> Row:
+    """What a version's row has of its variants."""
+    choice = choose(variants, here.machine, here.prefer)
+    return {"auto": choice.variant, "choice": choice.sentence, "front": list(choice.front)}
+
+
+def version_row(
+    manifest: VersionManifest, archived: bool, variants: Sequence[VariantManifest] = (), here: Here | None = None
+) -> Row:
     """Row of `versions`. `target` is the reference graph's routing target as JSON, its path left empty."""
     return {
         "model": manifest.model,
@@ -89,10 +126,10 @@ def version_row(manifest: VersionManifest, archived: bool) -> Row:
         "tags": list(manifest.tags),
         "archived": archived,
         "target": _target(manifest, REFERENCE_VARIANT, manifest.graph),
-    }
+    } | choice_row(variants, here or Here())
 
 
-def variant_row(manifest: VariantManifest, version: VersionManifest | None) -> Row:
+def variant_row(manifest: VariantManifest, version: VersionManifest | None, here: Here | None = None) -> Row:
     """Row of `variants`. `target` is None for what can not be served; the signature is that of its version."""
     measurement = manifest.measurement
     servable = manifest.graph is not None and manifest.verdict.outcome in SERVABLE and version is not None
@@ -112,6 +149,10 @@ def variant_row(manifest: VariantManifest, version: VersionManifest | None) -> R
         "target": _target(version, manifest.variant, manifest.graph)
         if servable and version is not None and manifest.graph is not None
         else None,
+        "run": manifest.run,
+        "content": manifest.content,
+        "stale": stale_words(manifest.machine, here.machine if here else None),
+        "threads": measurement.tuned.threads if measurement and measurement.tuned else None,
     }
 
 

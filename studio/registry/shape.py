@@ -16,7 +16,8 @@ def version_view(row: Row, variants: Sequence[Row], aliases: Sequence[tuple[str,
     names = list(aliases)
     if row["latest"]:
         names.append((LATEST, REFERENCE_VARIANT))
-    shown = sorted((_variant_view(variant, names) for variant in variants), key=_reference_first)
+    front = row["front"] or ()
+    shown = sorted((_variant_view(variant, names, front) for variant in variants), key=_reference_first)
     if not any(variant.variant == REFERENCE_VARIANT for variant in shown):
         shown.insert(0, _unmeasured(row, names))
     return VersionRow(
@@ -34,10 +35,12 @@ def version_view(row: Row, variants: Sequence[Row], aliases: Sequence[tuple[str,
         latest=row["latest"],
         title=row["title"],
         tags=tuple(row["tags"]),
+        auto=row["auto"],
+        choice=row["choice"],
     )
 
 
-def _variant_view(row: Row, names: Sequence[tuple[str, str]]) -> VariantRow:
+def _variant_view(row: Row, names: Sequence[tuple[str, str]], front: Sequence[str]) -> VariantRow:
     return VariantRow(
         variant=row["variant"],
         outcome=row["outcome"],
@@ -50,6 +53,9 @@ def _variant_view(row: Row, names: Sequence[tuple[str, str]]) -> VariantRow:
         accuracy=row["accuracy"],
         speedup=row["speedup"],
         aliases=_ordered(name for name, variant in names if variant == row["variant"]),
+        stale=row["stale"],
+        front=row["variant"] in front,
+        threads=row["threads"],
     )
 
 

@@ -14,7 +14,7 @@ from studio.core.route import Route
 from studio.core.views import ModelDetail, VersionDetail, VersionPage, VersionRow
 from studio.registry.rebuild import HEAD
 from studio.registry.registry import Registry
-from studio.registry.rows import Row, alias_row, journal_row, variant_row, version_row
+from studio.registry.rows import Row, alias_row, choice_row, journal_row, variant_row, version_row
 from studio.registry.shape import version_view
 from studio.store.history import is_about_code, move_of, route_change_of, subject_of, version_of
 
@@ -30,6 +30,7 @@ _LISTED = """
     chosen AS (SELECT model FROM live WHERE alias = 'production'),
     reference AS (SELECT model, version, p50, accuracy FROM variants WHERE variant = 'fp32')
     SELECT v.model, v.version, v.created, v.format, v.size, v.fidelity, v.title, v.tags, v.archived, r.p50,
+        v.auto, v.choice, v.front,
         coalesce(r.accuracy, v.accuracy) AS accuracy, n.version IS NOT NULL AS latest, coalesce(a.names, []) AS names,
         n.version IS NOT NULL AND c.model IS NULL OR list_contains(coalesce(a.names, []), 'production') AS "primary"
     FROM versions v
@@ -80,14 +81,20 @@ def index(
 def _index_version(registry: Registry, manifest: VersionManifest) -> None:
     key = (manifest.model, manifest.version)
     registry.database.run("DELETE FROM versions WHERE model = ? AND version = ?", key)
-    registry.database.insert("versions", [version_row(manifest, key in registry.store.journal.history.archived)])
+    archived = key in registry.store.journal.history.archived
+    registry.database.insert("versions", [version_row(manifest, archived, here=registry.here)])
 
 
 def _index_variant(registry: Registry, manifest: VariantManifest) -> None:
     key = (manifest.model, manifest.version, manifest.variant)
     version = registry.store.manifests.read_version(manifest.model, manifest.version)
     registry.database.run("DELETE FROM variants WHERE model = ? AND version = ? AND variant = ?", key)
-    registry.database.insert("variants", [variant_row(manifest, version)])
+    registry.database.insert("variants", [variant_row(manifest, version, registry.here)])
+    chosen = choice_row(registry.store.manifests.read_variants(manifest.model, manifest.version), registry.here)
+    registry.database.run(
+        "UPDATE versions SET auto = ?, choice = ?, front = ? WHERE model = ? AND version = ?",
+        [chosen["auto"], chosen["choice"], chosen["front"], manifest.model, manifest.version],
+    )
 
 
 def _index_entry(registry: Registry, entry: Entry) -> None:
@@ -164,7 +171,7 @@ def version_detail(registry: Registry, model: str, version: int) -> VersionDetai
     return VersionDetail(
         row=row,
         manifest=manifests.read_version(model, version),
-        variants=tuple(manifests.read_variant(model, version, name) for name in manifests.variants_of(model, version)),
+        variants=tuple(manifests.read_variants(model, version)),
         history=tuple(
             _entries(
                 registry,
@@ -221,6 +228,18 @@ def find_digest(registry: Registry, model: str, digest: str) -> int | None:
     found = registry.database.rows("SELECT max(version) FROM versions WHERE model = ? AND digest = ?", [model, digest])
     version: int | None = found[0][0]
     return version
+
+
+def find_content(registry: Registry, content: str, variant: str) -> VariantManifest | None:
+    """A variant of that name, of whatever model, whose evidence rests on exactly this content; the newest such."""
+    found = registry.database.rows(
+        "SELECT model, version FROM variants WHERE content = ? AND variant = ? ORDER BY version DESC, model LIMIT 1",
+        [content, variant],
+    )
+    if not found:
+        return None
+    model, version = found[0]
+    return registry.store.manifests.read_variant(model, version, variant)
 
 
 def journal(registry: Registry, limit: int = 100) -> list[Entry]:

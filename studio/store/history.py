@@ -66,7 +66,7 @@ class History:
     archived: set[VersionKey] = field(default_factory=set)
     added: set[VersionKey] = field(default_factory=set)
     purged: set[VersionKey] = field(default_factory=set)
-    variants: set[tuple[str, str]] = field(default_factory=set)
+    variants: dict[tuple[str, str], int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
     moves: list[AliasMove] = field(default_factory=list)
     trusted: dict[str, TrustedCode] = field(default_factory=dict)
@@ -93,8 +93,8 @@ class History:
             self.added.add(key)
             self.purged.discard(key)
             self.newest[model] = max(version, self.newest.get(model, 0))
-        elif entry.action == "variant.added":
-            self.variants.add((model, tail))
+        elif entry.action in ("variant.added", "variant.judged"):
+            self.variants[model, tail] = self.variants.get((model, tail), 0) + 1
         elif entry.action == "version.archived":
             self.archived.add(key)
         elif entry.action == "version.restored":

@@ -1,10 +1,13 @@
-"""Manifests on disk: `models/<model>/<version>.json` and `<version>-<variant>.json`, written once, never edited."""
+"""Manifests on disk: `models/<model>/<version>.json` and `<version>-<variant>.json`, written once, never edited.
+
+A variant that is judged again gets a further one, `<version>-<variant>@2.json`; the newest holds.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,24 +19,33 @@ from studio.core.names import check_model_name, check_variant_name, variant_key
 from studio.store.blobs import Blobs
 from studio.store.files import clean_temps, create_exclusive, make_folder, sync_folder
 
-_FILE = re.compile(r"([1-9][0-9]{0,8})(?:-([a-z][a-z0-9.-]*))?\.json")
+_FILE = re.compile(r"([1-9][0-9]{0,8})(?:-([a-z][a-z0-9.-]*?)(?:@([2-9]|[1-9][0-9]{1,5}))?)?\.json")
 
 M = TypeVar("M", VersionManifest, VariantManifest)
 
 
 @dataclass(frozen=True, order=True)
 class ManifestName:
-    """Names one manifest file. An empty `variant` is the version itself."""
+    """Names one manifest file. An empty `variant` is the version itself; `run` counts the documents of a variant."""
 
     model: str
     version: int
     variant: str = ""
+    run: int = 1
 
     @property
     def file(self) -> str:
         """Path under `models/`."""
         key = variant_key(self.version, self.variant) if self.variant else str(self.version)
-        return f"{self.model}/{key}.json"
+        return f"{self.model}/{key}{f'@{self.run}' if self.run > 1 else ''}.json"
+
+
+def newest(names: Iterable[ManifestName]) -> list[ManifestName]:
+    """Without the documents of variants that a later run has replaced, sorted."""
+    last: dict[tuple[str, int, str], ManifestName] = {}
+    for name in sorted(names):
+        last[name.model, name.version, name.variant] = name
+    return sorted(last.values())
 
 
 class Manifests:
@@ -48,27 +60,39 @@ class Manifests:
         self._write(ManifestName(manifest.model, manifest.version), manifest)
 
     def write_variant(self, manifest: VariantManifest) -> None:
-        """Adds a variant to its version. Raises Conflict, NotFound (no such version, missing blob), Unavailable."""
+        """Adds a variant to its version, or one more run of it. Raises Conflict, NotFound (no such version, missing
+        blob), Unavailable."""
         check_variant_name(manifest.variant)
         if not self._path(ManifestName(manifest.model, manifest.version)).exists():
             raise NotFound(
                 f"There is no version {manifest.model}:{manifest.version}.",
                 f"The variant '{manifest.variant}' needs it.",
             )
-        self._write(ManifestName(manifest.model, manifest.version, manifest.variant), manifest)
+        self._write(ManifestName(manifest.model, manifest.version, manifest.variant, manifest.run), manifest)
 
     def read_version(self, model: str, version: int) -> VersionManifest:
         """Raises NotFound, or InvalidInput when the file is damaged."""
         return self._read(ManifestName(model, version), VersionManifest)
 
     def read_variant(self, model: str, version: int, variant: str) -> VariantManifest:
-        """Raises NotFound, or InvalidInput when the file is damaged."""
-        return self._read(ManifestName(model, version, variant), VariantManifest)
+        """Its newest run. Raises NotFound, or InvalidInput when the file is damaged."""
+        run = self.last_run(model, version, variant)
+        return self._read(ManifestName(model, version, variant, run), VariantManifest)
+
+    def read_variants(self, model: str, version: int) -> list[VariantManifest]:
+        """All variants of a version, each in its newest run, by name. Raises InvalidInput for a damaged file."""
+        names = (name for name in self._names_of(model) if name.version == version and name.variant)
+        return [self._read(name, VariantManifest) for name in newest(names)]
+
+    def last_run(self, model: str, version: int, variant: str) -> int:
+        """The number of a variant's newest document; 1 where there is none."""
+        names = self._names_of(model)
+        return max((name.run for name in names if (name.version, name.variant) == (version, variant)), default=1)
 
     def variants_of(self, model: str, version: int) -> tuple[str, ...]:
         """Names of the variants whose manifests are written."""
         names = (name for name in self._names_of(model) if name.version == version and name.variant)
-        return tuple(sorted(name.variant for name in names))
+        return tuple(sorted({name.variant for name in names}))
 
     def versions(self) -> list[tuple[str, int]]:
         """All (model, version), sorted."""
@@ -105,8 +129,9 @@ class Manifests:
         if not folder.is_dir():
             return
         sync_folder(folder)
-        for variant in self.variants_of(model, version):
-            self._path(ManifestName(model, version, variant)).unlink(missing_ok=True)
+        for name in self._names_of(model):
+            if name.version == version:
+                self._path(name).unlink(missing_ok=True)
         sync_folder(folder)
         if not any(folder.iterdir()):
             folder.rmdir()
@@ -126,7 +151,7 @@ class Manifests:
         for entry in entries:
             match = _FILE.fullmatch(entry)
             if match:
-                found.append(ManifestName(model, int(match[1]), match[2] or ""))
+                found.append(ManifestName(model, int(match[1]), match[2] or "", int(match[3] or 1)))
         return found
 
     def _path(self, name: ManifestName) -> Path:
@@ -159,8 +184,8 @@ class Manifests:
             manifest = codec.decode(data, kind, f"manifest {name.file}")
         except InvalidInput as error:
             raise InvalidInput(f"The manifest {name.file} is damaged.", error.why, fix) from error
-        said = (manifest.model, manifest.version, getattr(manifest, "variant", ""))
-        if said != (name.model, name.version, name.variant):
+        said = (manifest.model, manifest.version, getattr(manifest, "variant", ""), getattr(manifest, "run", 1))
+        if said != (name.model, name.version, name.variant, name.run):
             raise InvalidInput(f"The manifest {name.file} is not what its name says.", f"It describes {said}.", fix)
         if manifest.schema > SCHEMA:
             raise InvalidInput(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from studio.core.errors import NotFound, Problem
+from studio.core.journal import Action
 from studio.core.names import variant_key
 from studio.store.blobs import Blobs
 from studio.store.files import clean_temps
 from studio.store.jobs import JobStore
 from studio.store.journal import Draft, Journal
-from studio.store.manifests import ManifestName, Manifests, files_of
+from studio.store.manifests import ManifestName, Manifests, files_of, newest
 from studio.store.workspace import Workspace
 
 
@@ -90,11 +91,15 @@ class Store:
             Draft(action="version.added", subject=f"{model}:{version}", actor="engine", why="found in the store")
             for model, version in sorted(versions - history.added)
         ]
-        for name in sorted(names):
+        for name in newest(names):
             key = variant_key(name.version, name.variant)
-            if name.variant and (name.model, name.version) in versions and (name.model, key) not in history.variants:
+            if not name.variant or (name.model, name.version) not in versions:
+                continue
+            recorded = history.variants.get((name.model, key), 0)
+            if recorded < name.run:
+                action: Action = "variant.judged" if recorded else "variant.added"
                 subject = f"{name.model}:{key}"
-                drafts.append(Draft(action="variant.added", subject=subject, actor="engine", why="found in the store"))
+                drafts.append(Draft(action=action, subject=subject, actor="engine", why="found in the store"))
         if drafts:
             self.journal.append_all(drafts)
             self.notices.append(

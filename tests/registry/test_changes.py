@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
@@ -19,8 +21,8 @@ from studio.registry.changes import (
 )
 from studio.registry.registry import Registry
 from studio.registry.routes import key_of, routing_table
-from studio.registry.versions import list_versions, model_detail
-from tests.manifests import SIGNATURE, variant, version
+from studio.registry.versions import find_content, journal, list_versions, model_detail
+from tests.manifests import MACHINE, SIGNATURE, variant, version
 
 
 @pytest.fixture
@@ -153,3 +155,49 @@ def test_routes_after_a_restart_are_the_same(digits: Registry) -> None:
     digits.close()
     with Registry.open(digits.store.workspace) as again:
         assert routing_table(again, 1) == before
+
+
+def test_auto_is_the_variant_that_was_chosen_and_follows_what_is_measured_again(digits: Registry) -> None:
+    assert key_of(digits, Reference.parse("digits:2-auto")) == "2-int8"
+    # An alias is given what `auto` means now, and stays there.
+    assert move_alias(digits, "digits", "production", "2-auto").after == "2-int8"
+    (first,) = [one for one in digits.store.manifests.read_variants("digits", 2) if one.variant == "int8"]
+    worse = replace(first.verdict, outcome="reject", sentence="int8 rejected: 7.0x slower.", reason="7.0x slower")
+    row = add_variant(digits, replace(first, run=2, verdict=worse))
+    assert (row.auto, row.choice) == ("fp32", "fp32: nothing that passes is faster here; int8 rejected: 7.0x slower.")
+    assert key_of(digits, Reference.parse("digits:2-auto")) == "2-fp32"
+    assert production(digits) == "2-int8"
+    (entry, *_) = [one for one in journal(digits) if one.subject == "digits:2-int8"]
+    assert (entry.action, entry.why) == ("variant.judged", "reject")
+    routes = routing_table(digits, 0).models["digits"]
+    assert "2-auto" not in routes.targets and routes.resolve("2-auto") is routes.targets["2-fp32"]
+    rebuilt = model_detail(digits, "digits")
+    digits.close()
+    (digits.store.workspace.registry).unlink()
+    with Registry.open(digits.store.workspace) as again:
+        assert model_detail(again, "digits") == rebuilt
+        assert key_of(again, Reference.parse("digits:2-auto")) == "2-fp32"
+        assert key_of(again, Reference.parse("digits:3-auto")) == "3-int8"
+
+
+def test_on_another_machine_figures_are_stale_and_auto_is_the_reference(digits: Registry) -> None:
+    workspace = digits.store.workspace
+    (row, *_) = list_versions(digits).rows
+    assert row.auto == "int8" and not any(one.stale for one in row.variants)
+    assert {one.variant: one.front for one in row.variants} == {"fp32": True, "int8": True}
+    digits.close()
+    with Registry.open(workspace, machine=replace(MACHINE, cores=64)) as moved:
+        (row, *_) = list_versions(moved).rows
+        assert row.auto == "fp32" and "which decides nothing here" in row.choice
+        assert {one.stale for one in row.variants} == {"measured with 2 cores; there are 64 now"}
+        assert key_of(moved, Reference.parse("digits:3-auto")) == "3-fp32"
+    with Registry.open(workspace, machine=MACHINE) as back:
+        (row, *_) = list_versions(back).rows
+        assert row.auto == "int8" and not any(one.stale for one in row.variants)
+
+
+def test_evidence_is_found_by_its_content(digits: Registry) -> None:
+    one = replace(variant(digits.store.blobs, number=1, name="fp16"), content="abc")
+    add_variant(digits, one)
+    assert find_content(digits, "abc", "fp16") == one
+    assert find_content(digits, "abc", "int8") is None and find_content(digits, "other", "fp16") is None

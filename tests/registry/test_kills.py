@@ -64,7 +64,7 @@ def test_the_registry_survives_kills(tmp_path: Path) -> None:
                     told = int(line.split()[1])
         with Registry.open(workspace) as registry:
             assert registry.store.problems == []
-            assert difference(registry.database, registry.store) == ""
+            assert difference(registry.database, registry.store, registry.here) == ""
             table = routing_table(registry, 1)
             if not told:
                 continue

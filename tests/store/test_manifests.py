@@ -185,11 +185,34 @@ def test_open_finishes_an_interrupted_purge_and_records_what_the_journal_misses(
     again = Store.open(store.workspace)
     assert again.manifests.versions() == [("digits", 1)]
     assert again.journal.history.added == {("digits", 1)}
-    assert again.journal.history.variants == {("digits", "1-int8")}
+    assert again.journal.history.variants == {("digits", "1-int8"): 1}
     assert len(again.notices) == 2
     assert not list(again.workspace.models.glob("*/.tmp-*"))
     once_more = Store.open(store.workspace)
     assert (once_more.notices, once_more.journal.head) == ([], again.journal.head)
+
+
+def test_a_variant_judged_again_has_a_further_document_and_the_newest_holds(store: Store) -> None:
+    store.manifests.write_version(version(store.blobs))
+    first = variant(store.blobs)
+    store.manifests.write_variant(first)
+    again = replace(first, run=2, verdict=replace(first.verdict, outcome="reject"))
+    store.manifests.write_variant(again)
+    store.manifests.write_variant(variant(store.blobs, name="fp16"))
+    folder = store.workspace.models / "digits"
+    assert sorted(path.name for path in folder.iterdir()) == ["1-fp16.json", "1-int8.json", "1-int8@2.json", "1.json"]
+    assert store.manifests.read_variant("digits", 1, "int8") == again
+    assert [one.run for one in store.manifests.read_variants("digits", 1)] == [1, 2]
+    assert store.manifests.variants_of("digits", 1) == ("fp16", "int8")
+    assert store.manifests.last_run("digits", 1, "int8") == 2
+    with pytest.raises(Conflict):
+        store.manifests.write_variant(again)
+    # What the journal misses is recorded, each run by itself.
+    reopened = Store.open(store.workspace)
+    actions = [(entry.action, entry.subject) for entry in reopened.journal.read() if entry.subject.endswith("int8")]
+    assert actions == [("variant.judged" if n else "variant.added", "digits:1-int8") for n in range(len(actions))]
+    store.manifests.delete("digits", 1)
+    assert not folder.exists()
 
 
 def test_a_missing_manifest_is_a_problem(store: Store) -> None:
