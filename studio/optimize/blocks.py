@@ -119,9 +119,8 @@ def apply(work: Work, bits: int) -> dict[str, str]:
     model = graphs.load(work.src)
     graphs.constants_to_initialisers(model)
     graphs.fix_weights(model)
-    writer = _Writer(
-        model, bits, int(work.number("block")), bool(work.options["symmetric"]), int(work.number("accuracy"))
-    )
+    block, accuracy = int(work.number("block")), int(work.number("accuracy"))
+    writer = _Writer(model, bits, block, bool(work.options["symmetric"]), accuracy)
     floats = _floats(model)
     nodes = list(model.graph.node)
     made: list[Any] = []
