@@ -38,9 +38,10 @@ from studio.serving.app import DIRECT, check_door, make_app
 from studio.serving.artefacts import Artefacts
 from studio.serving.cache import Cache
 from studio.serving.connection import Listener
-from studio.serving.control import Channel, Drain
+from studio.serving.control import Channel, Drain, Recordings
 from studio.serving.direct import Direct
 from studio.serving.executor import Executor
+from studio.serving.recorder import Recorder
 from studio.serving.reporter import Reporter
 from studio.serving.router import Router
 from studio.serving.service import Service
@@ -65,12 +66,20 @@ async def serve(listening: socket.socket, control: socket.socket, cache: Path | 
     channel = await Channel.open(control)
     tables: asyncio.Queue[RoutingTable] = asyncio.Queue()
     settings: asyncio.Future[ServingSettings] = loop.create_future()
-    reading = asyncio.create_task(_read(channel, settings, tables, stop))
+    service: Service | None = None
+
+    def switch(on: bool) -> None:
+        if service is not None:
+            service.recorder = recorder if on else None
+
+    recorder = Recorder(loop, switch)
+    reading = asyncio.create_task(_read(channel, settings, tables, recorder, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((settings, stopping), return_when=asyncio.FIRST_COMPLETED)
     if settings.done():
         artefacts = _artefacts(settings.result(), cache)
         service, reporter = build(settings.result(), channel, artefacts)
+        switch(recorder.on)
         listener = Listener(make_app(service), listening, Direct(service, DIRECT, check_door))
         channel.send("ready")
         grpc_server = await _start_grpc(service, channel) if service.settings.grpc_port else None
@@ -93,6 +102,7 @@ async def serve(listening: socket.socket, control: socket.socket, cache: Path | 
         if artefacts is not None:
             artefacts.close()
         reporter.flush()
+        recorder.close()
         if service.access is not None:
             service.access.close()
     reading.cancel()
@@ -157,12 +167,15 @@ async def _read(
     channel: Channel,
     settings: asyncio.Future[ServingSettings],
     tables: asyncio.Queue[RoutingTable],
+    recorder: Recorder,
     stop: asyncio.Event,
 ) -> None:
     try:
         async for message in channel.messages():
             if isinstance(message, RoutingTable):
                 tables.put_nowait(message)
+            elif isinstance(message, Recordings):
+                recorder.use(message.plans)
             elif isinstance(message, Drain):
                 break
             elif not settings.done():

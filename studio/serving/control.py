@@ -1,7 +1,8 @@
 """The control channel: JSON lines over a Unix socket pair, between the server and the process that owns it.
 
 Incoming: `{"type": "settings", "settings": ServingSettings}` first, `{"type": "routes", "table": RoutingTable}`
-whenever routes change, `{"type": "drain"}`. The end of the stream means that the owner is gone.
+whenever routes change, `{"type": "recording", "plans": [RecordingPlan, …]}` whenever what is to be recorded changes,
+`{"type": "drain"}`. The end of the stream means that the owner is gone.
 
 Outgoing: `ready` (settings taken; the server accepts connections once the first table is in force), `routes_applied`
 with `generation` and `errors` by full reference, `grpc` with the `port` it is served on, or `error`, `tick` with a
@@ -18,6 +19,7 @@ from typing import Any
 
 from studio.core import codec
 from studio.core.errors import InvalidInput
+from studio.core.recording import RecordingPlan
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
 
@@ -32,7 +34,14 @@ class Drain:
     """The owner asks the server to finish and go."""
 
 
-Message = ServingSettings | RoutingTable | Drain
+@dataclass(frozen=True)
+class Recordings:
+    """What requests are to be kept from now on, and no others."""
+
+    plans: tuple[RecordingPlan, ...] = ()
+
+
+Message = ServingSettings | RoutingTable | Recordings | Drain
 
 
 def parse(line: bytes) -> Message:
@@ -43,6 +52,9 @@ def parse(line: bytes) -> Message:
             return codec.convert(value.get("settings"), ServingSettings, "serving settings")
         case "routes":
             return codec.convert(value.get("table"), RoutingTable, "routing table")
+        case "recording":
+            plans = codec.convert(value.get("plans"), tuple[RecordingPlan, ...], "plans of recordings")
+            return Recordings(plans)
         case "drain":
             return Drain()
         case other:

@@ -15,6 +15,7 @@ from studio.serving.batching import Ticket
 from studio.serving.cache import Cache, key_of
 from studio.serving.executor import Executor
 from studio.serving.http import REFERENCE, Body, Connection, Disconnected, Response, error_response
+from studio.serving.recorder import Recorder
 from studio.serving.router import Router
 from studio.serving.sessions import Array, LoadedModel
 from studio.serving.shadow import Shadows
@@ -28,7 +29,8 @@ CLIENT_CLOSED = 499
 class Service:
     """`ready` tells whether the first routing table is in force and the server is not draining.
 
-    `touch` is called whenever there is something new to report to the owner of the server.
+    `touch` is called whenever there is something new to report to the owner of the server. `recorder` is there while
+    requests are being recorded.
     """
 
     settings: ServingSettings
@@ -39,6 +41,7 @@ class Service:
     ready: bool = False
     access: AccessLog | None = None
     cache: Cache | None = None
+    recorder: Recorder | None = None
     shadows: Shadows | None = None
 
 
@@ -145,6 +148,8 @@ class Exchange:
         service.touch()
         self._note(200, len(response.body))
         self.respond(response)
+        if service.recorder is not None:
+            service.recorder.take(self.target, ticket.inputs, self.headers)
         if self.shadow is not None and service.shadows is not None:
             service.shadows.copy(self.target, self.shadow, ticket)
 
