@@ -39,6 +39,7 @@ from studio.core.views import (
     CallExample,
     LogLine,
     ModelDetail,
+    RouteDetail,
     ServerStatus,
     Status,
     TrustAnswer,
@@ -333,6 +334,7 @@ class StubClient:
     log_lines: list[LogLine] = field(default_factory=list)
     url: str = "http://127.0.0.1:8080"
     refusal: StudioError | None = None
+    route_list: list[RouteDetail] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -480,6 +482,9 @@ class StubClient:
         return AliasMove(
             model=model, alias=alias, before="2-int8", after="1-fp32", why="", actor="tui", at="2026-11-21T04:10:00Z"
         )
+
+    def routes(self) -> list[RouteDetail]:
+        return list(self.route_list)
 
     def undo(self) -> AliasMove:
         self.calls.append(("undo",))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from studio.core.comparison import Plan
-from studio.core.views import LogLine
+from studio.core.metrics import ShadowFigures
+from studio.core.views import ArmRow, LogLine, RouteDetail
 from studio.tui.dialogs import QuitDialog, TextDialog
 from studio.tui.screens.serve import Route, routes_of
 from studio.tui.widgets.tables import Table
@@ -108,6 +110,31 @@ async def test_serve_shows_routes_traffic_and_how_to_call(studio: Studio) -> Non
         await until(pilot, lambda: "oip-v2" in screen_text(pilot.app), "the tail")
         await pilot.press("j", "j", "l")
         await pilot.press("escape")
+
+
+async def test_serve_shows_a_split_and_its_shadow(studio: Studio) -> None:
+    client = filled()
+    seen = ShadowFigures(model="digits", target="digits:2-int8", shadow="digits:1-fp32", compared=7, error="It broke.")
+    seen.cosines, seen.cosine_sum = 7, 6.93
+    arms = (
+        ArmRow(name="production", target="digits:2-int8", share=0.9),
+        ArmRow(name="3", target="digits:3-fp32", share=0.1),
+    )
+    detail = RouteDetail(model="digits", arms=arms, shadow="digits:1-fp32", shadow_name="1", share=0.2, figures=(seen,))
+    client.route_list = [detail]
+    async with studio(client) as pilot:
+        await pilot.press("4")
+        await until(pilot, lambda: "split" in screen_text(pilot.app), "the split")
+        for words in (":production  90", ":3  10", ":1  shadow 20"):
+            assert words in screen_text(pilot.app), screen_text(pilot.app)
+        view = pilot.app.current
+        view.query_one("#routes", Table).choose("digits")
+        view.query_one("TabbedContent").active = "route"
+        await until(pilot, lambda: "7 compared" in screen_text(pilot.app), "figures")
+        assert "It broke." in screen_text(pilot.app)
+        client.route_list = [replace(detail, figures=(replace(seen, compared=8),))]
+        client.tick("digits:2-int8", 55, time.time())
+        await until(pilot, lambda: "8 compared" in screen_text(pilot.app), "newer figures")
 
 
 async def test_serve_copies_and_load_tests_the_chosen_route(studio: Studio) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,12 +15,13 @@ from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
 from studio.core.metrics import Point, RequestLine
 from studio.core.names import LATEST, PRODUCTION, REFERENCE_VARIANT
-from studio.core.views import CallExample, VersionPage, VersionRow
+from studio.core.views import CallExample, RouteDetail, VersionPage, VersionRow
 from studio.tui import messages, moves, text
 from studio.tui.charts.live import LiveChart, Series
 from studio.tui.screens.base import Handler, View
 from studio.tui.state import with_points
 from studio.tui.widgets.empty import Empty
+from studio.tui.widgets.route_text import part_of, route_content
 from studio.tui.widgets.tables import Cell, Column, Table
 
 ROUTES = 500
@@ -32,19 +33,23 @@ COLUMNS = (
     Column("p99", "p99 ms", 7, right=True, need=54),
     Column("errors", "errors/s", 8, right=True, need=62),
 )
-PANES = ("requests", "curl", "python", "javascript")
+PANES = ("requests", "route", "curl", "python", "javascript")
 
 
 @dataclass(frozen=True)
 class Route:
-    """A name that answers, and the full reference behind it."""
+    """A name that answers, and the full reference behind it. `part`: of the requests for the bare name, in words."""
 
     name: str
     target: str
+    part: str = ""
 
 
-def routes_of(rows: tuple[VersionRow, ...]) -> list[Route]:
-    """Routes by model: the bare name first, then aliases. The bare name answers with production, else the newest."""
+def routes_of(rows: tuple[VersionRow, ...], details: Mapping[str, RouteDetail] | None = None) -> list[Route]:
+    """Routes by model: the bare name first, then aliases. The bare name answers with production, else the newest.
+
+    A split or a shadow is told beside the names that take part in it; those that are no aliases come last.
+    """
     models: dict[str, list[VersionRow]] = {}
     for row in rows:
         models.setdefault(row.model, []).append(row)
@@ -61,7 +66,24 @@ def routes_of(rows: tuple[VersionRow, ...]) -> list[Route]:
         found.append(Route(model, named.get(PRODUCTION, latest)))
         found += [Route(f"{model}:{alias}", target) for alias, target in sorted(named.items()) if alias != LATEST]
         found.append(Route(f"{model}:{LATEST}", latest))
-    return found
+    return _spread(found, details) if details else found
+
+
+def _spread(routes: list[Route], details: Mapping[str, RouteDetail]) -> list[Route]:
+    spread: list[Route] = []
+    for route in routes:
+        model, _, alias = route.name.partition(":")
+        detail = details.get(model)
+        split = not alias and detail is not None and bool(detail.arms[0].name)
+        spread.append(replace(route, part="split" if split else part_of(detail, alias)))
+        if alias == LATEST and detail is not None:
+            known = {each.name for each in spread}
+            named = [(arm.name, arm.target) for arm in detail.arms] + [(detail.shadow_name, detail.shadow)]
+            for name, target in named:
+                if name and f"{model}:{name}" not in known:
+                    known.add(f"{model}:{name}")
+                    spread.append(Route(f"{model}:{name}", target, part_of(detail, name)))
+    return spread
 
 
 class ServeView(View):
@@ -78,6 +100,7 @@ class ServeView(View):
     def __init__(self) -> None:
         super().__init__()
         self._routes: list[Route] = []
+        self._details: dict[str, RouteDetail] = {}
         self._asked = False
         self._example: CallExample | None = None
 
@@ -98,6 +121,8 @@ class ServeView(View):
             with Vertical(id="serve-low", classes="pane"), TabbedContent(initial="requests"):
                 with TabPane("Newest requests", id="requests"), VerticalScroll():
                     yield Static(id="tail")
+                with TabPane("Route", id="route"), VerticalScroll():
+                    yield Static(id="route-text")
                 for name, title in (("curl", "curl"), ("python", "Python"), ("javascript", "JavaScript")):
                     with TabPane(title, id=name), VerticalScroll():
                         yield Static(id=f"call-{name}", markup=False)
@@ -118,14 +143,32 @@ class ServeView(View):
     def _ask_routes(self) -> None:
         client = self.studio.client
         if client is not None:
-            self.ask(lambda: client.versions("", "model", False, False, 0, ROUTES), self._routed, group="routes")
+            self.ask(
+                lambda: (client.versions("", "model", False, False, 0, ROUTES), client.routes()),
+                self._routed,
+                group="routes",
+            )
 
-    def _routed(self, page: VersionPage) -> None:
-        self._routes, self._asked = routes_of(page.rows), True
+    def _routed(self, found: tuple[VersionPage, Sequence[RouteDetail]]) -> None:
+        page, details = found
+        self._details = {detail.model: detail for detail in details}
+        self._routes, self._asked = routes_of(page.rows, self._details), True
         more = f"first {len(page.rows)} of {page.total} versions" if page.total > len(page.rows) else ""
         self.query_one("#serve-routes").border_subtitle = more
         self._draw()
         self._ask_example()
+
+    def _ask_figures(self) -> None:
+        """What was seen of shadows by now, while someone looks at it."""
+        client = self.studio.client
+        if client is None or not any(detail.shadow for detail in self._details.values()):
+            return
+        if self.showing and self.query_one(TabbedContent).active == "route":
+            self.ask(client.routes, self._figured, group="figures")
+
+    def _figured(self, details: Sequence[RouteDetail]) -> None:
+        self._details = {detail.model: detail for detail in details}
+        self._draw_route()
 
     def _ask_history(self) -> None:
         """The last minutes, so that the charts do not start empty."""
@@ -170,6 +213,7 @@ class ServeView(View):
         self.reveal(self.query_one("#routes"), empty is None)
         self._draw_charts(now)
         self._draw_tail()
+        self._draw_route()
 
     def _empty_words(self) -> Content:
         return Content.assemble(
@@ -180,9 +224,13 @@ class ServeView(View):
         series = self.state.points.get(route.target, ())
         last = series[-1] if series and now - series[-1].at < 3 else None
         model, _, alias = route.name.partition(":")
+        answers = "success" if alias == PRODUCTION or not alias else "foreground"
+        target = (route.target.partition(":")[2], answers)
+        if route.part and not alias:
+            target = (route.part, "accent")
         return {
-            "name": f"  :{alias}" if alias else (model, "foreground bold"),
-            "target": (route.target.partition(":")[2], "success" if alias == PRODUCTION or not alias else "foreground"),
+            "name": f"  :{alias}  {route.part}" if alias else (model, "foreground bold"),
+            "target": target,
             "rate": text.rate(last.requests) if last else ("0", "muted"),
             "p50": text.ms(last.p50) if last else (text.NONE, "muted"),
             "p99": text.ms(last.p99) if last else (text.NONE, "muted"),
@@ -204,6 +252,11 @@ class ServeView(View):
         for name, lines in charts.items():
             self.query_one(f"#{name}", LiveChart).show(lines, now)
 
+    def _draw_route(self) -> None:
+        model = self.chosen.partition(":")[0]
+        words = route_content(model, self._details.get(model), f"studio route {model}") if model else Content("")
+        self.query_one("#route-text", Static).update(words)
+
     def _draw_tail(self) -> None:
         requests = self.state.requests[-60:]
         tail = self.query_one("#tail", Static)
@@ -220,6 +273,10 @@ class ServeView(View):
     # What happens
 
     @on(messages.TrafficChanged)
+    def _traffic(self) -> None:
+        self._draw()
+        self._ask_figures()
+
     @on(messages.ClockTicked)
     @on(messages.RequestsChanged)
     def _moved(self) -> None:
@@ -234,6 +291,7 @@ class ServeView(View):
     @on(DataTable.RowHighlighted)
     def _highlighted(self) -> None:
         self._ask_example()
+        self._draw_route()
         self.studio.refresh_footer()
 
     def move_tab(self, by: int) -> None:
