@@ -103,11 +103,14 @@ def _rows(feed: Feed) -> int:
 def _prepare(work: Work, runs: Sequence[Feed], folder: Path) -> _Prepared:
     work.report(0.0, "reading the graph")
     graphs.save(_current(graphs.load(work.src)), folder / "whole.onnx")
-    model = graphs.tidied(folder / "whole.onnx", folder / "tidied.onnx")
+    tidied = folder / "tidied.onnx"
+    model = graphs.tidied(folder / "whole.onnx", tidied)
+    layers.type_layers(model)
+    tidied.write_bytes(model.SerializeToString())
     work.report(0.05, "learning ranges from samples")
     with qdq.quiet():
         ranges = calibrate(
-            folder / "tidied.onnx",
+            tidied,
             layers.OPERATORS,
             runs,
             work.text("method"),

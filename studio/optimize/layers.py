@@ -82,6 +82,19 @@ def _is_row(floats: dict[str, tuple[int, ...]], name: str, matrix: tuple[int, ..
     return len(floats.get(name, ())) == 1 and floats[name][0] in matrix and floats[name][0] > 1
 
 
+def type_layers(model: Any) -> None:
+    """Write down what shape inference can not tell beside fused operators: that layers read and give 32-bit floats."""
+    from onnx import helper
+
+    known = {entry.name for entry in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    wanted = set(layers_of(model))
+    for node in model.graph.node:
+        for name in (node.input[0], node.output[0]) if node.name in wanted else ():
+            if name not in known:
+                known.add(name)
+                model.graph.value_info.append(helper.make_tensor_value_info(name, _FLOAT, None))
+
+
 def has_attention(model: Any) -> bool:
     """Whether activations are multiplied with activations, or an operator does that inside."""
     constant = set(graphs.weights(model))

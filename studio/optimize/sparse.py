@@ -20,7 +20,15 @@ from studio.optimize import graphs
 from studio.optimize.base import Given, Option, Recipe, Work
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
-_PLACES = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (0, 1), "LSTM": (1, 2), "GRU": (1, 2)}
+_PLACES = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (1,),
+    "MatMul": (0, 1),
+    "Attention": (1,),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+}
 _FEWEST = 64  # weights of a tensor
 _CHUNK = 2**20
 
