@@ -182,3 +182,24 @@ class Format(Protocol):
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         """Make the reference graph. Raises Refused, NeedsExtra, NeedsTrust, InvalidInput or StepFailed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What a source computes with, as something that can be trained.
+
+    `module` is a torch.nn.Module in evaluation mode: it takes the reference graph's inputs as tensors and gives a tuple
+    of its outputs, both in the graph's order. `export(module, out)` writes such a module, changed inside, as one ONNX
+    file with the names and sizes of the reference graph; it raises Refused.
+    """
+
+    module: Any
+    export: Callable[[Any, Path], None]
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A format whose sources hold such a network."""
+
+    def network(self, files: ArrivalFiles, recognition: Recognition, graph: Path, kit: Kit) -> Network:
+        """The network that became the reference `graph`. Asks for the same trust, and raises the same, as convert."""

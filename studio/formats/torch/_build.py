@@ -61,18 +61,29 @@ def convert_network(
 
     Raises NeedsSettings when nothing tells its inputs, and what studio.formats.base says of a conversion.
     """
+    model, told, said = network_model(module, files, code, kit, sources[0].name)
+    converted = convert(model, out_dir, kit, Origin(tuple(sources), files.samples is not None, told), *tools)
+    return replace(converted, notes=(*notes, *said, *converted.notes))
+
+
+def network_model(
+    module: Any, files: ArrivalFiles, code: UserCode, kit: Kit, name: str
+) -> tuple[TorchModel, bool, tuple[str, ...]]:
+    """A network with an example of what it takes, whether the user said which sizes are free, and notes.
+
+    `name` is its file's. Raises as convert_network does.
+    """
     torch.set_num_threads(kit.threads)
-    said_notes = [*notes, *_prepare(module)]
+    notes = _prepare(module)
     describing = _describing(code, files.stem)
     extra: tuple[str, ...] = ()
     if describing is not None and _EXAMPLE in describing.defines:
         model, told = _with_example(module, describing, code.load(describing), kit)
     else:
-        model, told, extra = _with_found(module, sources[0].name, files, kit)
+        model, told, extra = _with_found(module, name, files, kit)
         if describing is not None and _SHAPES in describing.defines:
             model.free, told = _said_free(module, model, code.load(describing), describing, (), {}), True
-    converted = convert(model, out_dir, kit, Origin(tuple(sources), files.samples is not None, told), *tools)
-    return replace(converted, notes=(*said_notes, *extra, *converted.notes))
+    return model, told, (*notes, *extra)
 
 
 def _prepare(module: Any) -> list[str]:

@@ -72,7 +72,7 @@ def capture(model: TorchModel) -> Made:
     example = exporting_sizes(model)
     dynamic = tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in model.free)
     with _quiet(), _told("PyTorch's newer exporter"):
-        flat = _unscripted(model.flat, example) if model.scripted else model.flat
+        flat = unscripted(model.flat, example) if model.scripted else model.flat
         exported = torch.onnx.export(
             flat,
             example,
@@ -90,8 +90,11 @@ def capture(model: TorchModel) -> Made:
     return Made(made, "newer")
 
 
-def _unscripted(flat: Any, example: tuple[torch.Tensor, ...]) -> Any:
-    """A scripted module as one that can be captured. The converter is private to PyTorch, and the only one there is."""
+def unscripted(flat: Any, example: tuple[torch.Tensor, ...]) -> Any:
+    """A scripted module as one that can be captured. Raises anything.
+
+    The converter is private to PyTorch, and the only one there is.
+    """
     from torch._export.converter import TS2EPConverter
 
     return Flat(TS2EPConverter(flat, example).convert().module(check_guards=False), example, {})

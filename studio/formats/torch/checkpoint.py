@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import CodeFile, InvalidInput, Refused
-from studio.formats.base import ArrivalFiles, Converted, Kit, Recognition
+from studio.formats.base import ArrivalFiles, Converted, Kit, Network, Recognition
 from studio.formats.pickles.screen import code_file
 from studio.formats.torch.archive import archive_kind, beyond, first_words, imports_of, is_legacy, is_pickled
 from studio.formats.torch.common import import_torch
-from studio.formats.torch.factory import no_factory
+from studio.formats.torch.factory import LoadedNetwork, no_factory
 
 
 class TorchCheckpointFormat:
@@ -36,10 +36,25 @@ class TorchCheckpointFormat:
         return Recognition(model=found[0], detail=first_words(found[0])) if found else None
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
+        loaded = self._load(files, recognition, kit)
+        from studio.formats.torch._build import convert_network
+
+        sources = (recognition.model, *(file.path for file in loaded.code.files))
+        return convert_network(loaded.module, files, loaded.code, out_dir, kit, sources, loaded.notes)
+
+    def network(self, files: ArrivalFiles, recognition: Recognition, graph: Path, kit: Kit) -> Network:
+        loaded = self._load(files, recognition, kit)
+        from studio.formats.torch._build import network_model
+        from studio.formats.torch._network import trainable
+
+        return trainable(network_model(loaded.module, files, loaded.code, kit, recognition.model.name)[0], graph, kit)
+
+    def _load(self, files: ArrivalFiles, recognition: Recognition, kit: Kit) -> LoadedNetwork:
+        """The network with its weights. Raises what convert does."""
         path = recognition.model
         kit.report(0.0, "loading PyTorch")
         import_torch(f"'{path.name}' is a PyTorch file.")
-        from studio.formats.torch._build import convert_network, make
+        from studio.formats.torch._build import make
         from studio.formats.torch._code import user_code
         from studio.formats.torch._pickle import check_classes, load_plain
         from studio.formats.torch._state import put, states
@@ -56,15 +71,13 @@ class TorchCheckpointFormat:
             raise no_factory(path, files.stem, states(loaded), code.files)
         loaded = self._trusted(path, loaded, tuple(asked), code, kit)
         kit.report(0.3, "loading the weights")
-        sources = (path, *(file.path for file in code.files))
         module = _module_in(loaded)
         if module is not None:
-            return convert_network(module, files, code, out_dir, kit, sources)
+            return LoadedNetwork(module, code)
         if code.factory is None:
             raise no_factory(path, files.stem, states(loaded), code.files)
         network = make(code)
-        notes = put(network, states(loaded), path.name, code.factory.path.name)
-        return convert_network(network, files, code, out_dir, kit, sources, notes)
+        return LoadedNetwork(network, code, put(network, states(loaded), path.name, code.factory.path.name))
 
     def _trusted(self, path: Path, loaded: Any, asked: tuple[CodeFile, ...], code: Any, kit: Kit) -> Any:
         """What the file holds, once the user said yes to all that would run."""

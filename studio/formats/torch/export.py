@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput, NeedsTrust, Refused, StudioError
-from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Recognition, answered
+from studio.formats.base import ArrivalFiles, Case, Converted, Kit, Network, Recognition, answered
 from studio.formats.sniff import zip_names
 from studio.formats.torch.common import OPSET, import_torch, loading, tools
 from studio.formats.torch.pt2_screen import compiled
@@ -78,6 +78,19 @@ class TorchExportFormat:
             notes=tuple(notes),
             tools=tools(),
         )
+
+    def network(self, files: ArrivalFiles, recognition: Recognition, graph: Path, kit: Kit) -> Network:
+        path = recognition.model
+        kit.report(0.0, "loading PyTorch")
+        import_torch(f"'{path.name}' is a PyTorch program.")
+        from studio.formats.torch._network import trainable
+        from studio.formats.torch._program import TorchProgram
+
+        program = _load(path, kit, TorchProgram)
+        signature = kit.signature(graph)
+        free = any(isinstance(size, str) for spec in signature.inputs for size in spec.shape[:1])
+        relaxed = program.relaxed() if free else None
+        return trainable((relaxed or program).model(signature), graph, kit)
 
     def _relaxed(self, relaxed: Any, program: Any, out_dir: Path, kit: Kit) -> _Made | None:
         """A graph with the batch made free, or None when its rows are not those of the original."""

@@ -1,15 +1,26 @@
-"""What to say when weights come without the network that they belong to."""
+"""Weights with the network that they belong to, and what to say when they come without it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.core.errors import Refused
 from studio.formats.sniff import head
 from studio.formats.torch.common import EXPORT_FIX
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """An nn.Module with its weights, the Python beside it (studio.formats.torch._code.UserCode), and notes."""
+
+    module: Any
+    code: Any
+    notes: tuple[str, ...] = ()
+
 
 _SNIPPET = """
 from torch import nn

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput, Refused
-from studio.formats.base import ArrivalFiles, Converted, Kit, Recognition
+from studio.formats.base import ArrivalFiles, Converted, Kit, Network, Recognition
 from studio.formats.pickles.screen import shown
 from studio.formats.sniff import head
 from studio.formats.torch.common import import_torch, loading
-from studio.formats.torch.factory import hugging_face, no_factory
+from studio.formats.torch.factory import LoadedNetwork, hugging_face, no_factory
 
 _LARGEST_HEADER = 100_000_000  # the library's own limit
 _MOST_SIZE = 2**63
@@ -56,6 +56,22 @@ class SafetensorsFormat:
         return Recognition(model=found[0], detail=f"safetensors weights{parts}")
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
+        loaded = self._load(files, recognition, kit)
+        from studio.formats.torch._build import convert_network
+
+        parts = [file for file in files.content if _is_safetensors(file)]
+        sources = (*parts, *(file.path for file in loaded.code.files))
+        return convert_network(loaded.module, files, loaded.code, out_dir, kit, sources, loaded.notes, ("safetensors",))
+
+    def network(self, files: ArrivalFiles, recognition: Recognition, graph: Path, kit: Kit) -> Network:
+        loaded = self._load(files, recognition, kit)
+        from studio.formats.torch._build import network_model
+        from studio.formats.torch._network import trainable
+
+        return trainable(network_model(loaded.module, files, loaded.code, kit, recognition.model.name)[0], graph, kit)
+
+    def _load(self, files: ArrivalFiles, recognition: Recognition, kit: Kit) -> LoadedNetwork:
+        """The network with its weights. Raises what convert does."""
         path = recognition.model
         parts = [file for file in files.content if _is_safetensors(file)]
         kit.report(0.0, "looking at the weights")
@@ -75,15 +91,13 @@ class SafetensorsFormat:
         kit.trust(code.as_code(), "The network is made by running the Python beside the weights.")
         kit.report(0.1, "loading PyTorch")
         import_torch(f"'{path.name}' holds weights of a PyTorch network.")
-        from studio.formats.torch._build import convert_network, make
+        from studio.formats.torch._build import make
         from studio.formats.torch._state import put
 
         network = make(code)
         kit.report(0.3, "loading the weights")
         state = _load(parts)
-        notes = put(network, {"": state}, path.name, code.factory.path.name)
-        sources = (*parts, *(file.path for file in code.files))
-        return convert_network(network, files, code, out_dir, kit, sources, notes, ("safetensors",))
+        return LoadedNetwork(network, code, put(network, {"": state}, path.name, code.factory.path.name))
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from studio.core.errors import InvalidInput
-from studio.formats.base import ArrivalFiles, Converted, Kit, Recognition
+from studio.formats.base import ArrivalFiles, Converted, Kit, Network, Recognition
 from studio.formats.pickles.screen import code_file
 from studio.formats.torch.archive import archive_kind, beyond, imports_of
 from studio.formats.torch.common import import_torch
@@ -31,13 +32,26 @@ class TorchScriptFormat:
         return Recognition(model=found[0], detail="TorchScript") if found else None
 
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Any, kit: Kit) -> Converted:
+        model, told, notes = self._model(files, recognition, kit)
+        from studio.formats.torch._choice import Origin, convert
+
+        converted = convert(model, out_dir, kit, Origin((recognition.model,), files.samples is not None, told))
+        return replace(converted, notes=(*notes, *converted.notes))
+
+    def network(self, files: ArrivalFiles, recognition: Recognition, graph: Path, kit: Kit) -> Network:
+        model, _, _ = self._model(files, recognition, kit)
+        from studio.formats.torch._network import trainable
+
+        return trainable(model, graph, kit)
+
+    def _model(self, files: ArrivalFiles, recognition: Recognition, kit: Kit) -> tuple[Any, bool, tuple[str, ...]]:
+        """The module with an example of what it takes, whether the user said which sizes are free, and notes."""
         path = recognition.model
         kit.report(0.0, "loading PyTorch")
         import_torch(f"'{path.name}' is a TorchScript file.")
         import torch
 
         from studio.formats.torch import _script as script
-        from studio.formats.torch._choice import Origin, convert
         from studio.formats.torch._inputs import Asked, find_inputs
         from studio.formats.torch._sizes import find_free
 
@@ -75,11 +89,8 @@ class TorchScriptFormat:
         model = script.model_of(module, kinds, found.tensors, found.real)
         model.names = tuple(found.renamed.get(name, name) for name in found.tensors)
         model.free = found.free if found.free is not None else find_free(model)
-        converted = convert(
-            model, out_dir, kit, Origin((path,), files.samples is not None, bool(found.shapes and not found.note))
-        )
         notes = (*widened, *((found.note,) if found.note else ()))
-        return replace(converted, notes=(*notes, *converted.notes))
+        return model, bool(found.shapes and not found.note), notes
 
 
 FORMAT = TorchScriptFormat()
