@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from studio.formats.settings.toml_lines import lines_of
+from studio.core.toml_lines import lines_of
 
 ZIP_SUFFIXES = (".pt2", ".npz", ".keras")
 _MAX_TOML = 64 * 1024

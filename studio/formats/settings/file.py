@@ -10,9 +10,9 @@ from typing import Any
 
 from studio.core.errors import InvalidInput
 from studio.core.preprocessing import Preprocessing
+from studio.core.toml_lines import Lines, lines_of
+from studio.core.toml_lines import Path as Place
 from studio.formats.settings.schema import GATES, INPUT, KIND, MOST_INPUTS, PREPROCESSING, TOP, Key
-from studio.formats.settings.toml_lines import Lines, lines_of
-from studio.formats.settings.toml_lines import Path as Place
 from studio.formats.settings.values import Wrong, nearest
 
 LARGEST_BYTES = 1024 * 1024

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.formats.settings.toml_lines import DEEPEST, Path, lines_of
+from studio.core.toml_lines import DEEPEST, Path, lines_of
 
 WRITTEN = """\
 # a comment = 1
