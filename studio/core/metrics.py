@@ -86,12 +86,16 @@ class ShadowFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """One second of the whole server: a sample for every target that had traffic, figures of every shadow that ran."""
+    """One second of the whole server: a sample for every target that had traffic, figures of every shadow that ran.
+
+    `memory` is resident, `shared` the part of it that other processes may have too, in bytes.
+    """
 
     at: float
     samples: tuple[Sample, ...]
     loaded: int = 0
     memory: int = 0
+    shared: int = 0
     shadows: tuple[ShadowFigures, ...] = ()
 
 

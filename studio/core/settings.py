@@ -9,15 +9,15 @@ from typing import Literal
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
     """`port` 0 takes any free port; `grpc_port` 0 serves no gRPC. `workers` are server processes on the one port, and
-    `threads` ONNX Runtime's intra-op threads a run. `run_threads` is the number of runs at the same time, 0 = one a core.
-    It, `queue`, `memory_bytes` and `cache_bytes` are shared out over the processes.
+    `threads` ONNX Runtime's intra-op threads a run. `run_threads` is the number of runs at the same time, 0 = one a
+    core. It, `queue`, `memory_bytes` and `cache_bytes` are shared out over the processes.
 
     `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`:
     runs of one model at a time, 0 = as many as there are run threads. `memory_bytes` is what loaded models may take
     together before idle ones are unloaded, 0 = half of the machine's; a model that nothing pins is unloaded after
     `idle_seconds` without a request, 0 = never. `cache_bytes` of answers are kept for requests that come again, 0 =
-    none. `access_log`: a file for a JSON line for each request, relative to the workspace; empty = none. `artefact_bytes`: size of the
-    cache of optimised graphs, 0 = none.
+    none. `access_log`: a file for a JSON line for each request, relative to the workspace; empty = none.
+    `artefact_bytes`: size of the cache of optimised graphs, 0 = none.
     """
 
     host: str = "127.0.0.1"

@@ -11,6 +11,7 @@ from studio.core.journal import AliasMove, Entry, RouteChange, TrustedCode
 from studio.core.manifest import VariantManifest, VersionManifest
 from studio.core.metrics import Point, ShadowFigures
 from studio.core.names import REFERENCE_VARIANT
+from studio.core.recording import Recording
 from studio.core.route import Route
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -19,11 +20,15 @@ LogSource = Literal["engine", "job", "requests", "audit", "server"]
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStatus:
-    """The server child. `state`: ready to answer, starting, stopped or crashed and restarting."""
+    """The server child. `state`: ready to answer, starting, stopped or crashed and restarting.
+
+    `pids` of all its processes, `pid` of the first.
+    """
 
     state: Literal["starting", "ready", "draining", "stopped"]
     url: str
     pid: int | None = None
+    pids: tuple[int, ...] = ()
     loaded: int = 0
     memory: int = 0
     restarts: int = 0
@@ -31,7 +36,10 @@ class ServerStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """The engine at a glance. Sizes in bytes, `started` in Unix seconds. `jobs_waiting`: for a word of the user."""
+    """The engine at a glance. Sizes in bytes, `started` in Unix seconds. `jobs_waiting`: for a word of the user.
+
+    `recording`: the models whose requests are being kept.
+    """
 
     workspace: str
     inbox: str
@@ -47,6 +55,7 @@ class Status:
     jobs_failed: int
     jobs_waiting: int = 0
     notices: tuple[str, ...] = ()
+    recording: tuple[Recording, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from studio.serving.http import (
     read_body,
     respond,
 )
+from studio.serving.peers import figures_of
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import oip, ollama, openai, predict, tfs, torchserve, v1
 from studio.serving.service import Service
@@ -92,7 +93,7 @@ async def _answer(service: Service, request: Request) -> Response:
     if request.segments == ("metrics",) or request.segments == ("monitoring", "prometheus", "metrics"):
         if request.method != "GET":
             raise MethodNotAllowed("GET")
-        return Response(200, metrics.exposition(service), metrics.CONTENT_TYPE)
+        return Response(200, metrics.exposition(service, await figures_of(service)), metrics.CONTENT_TYPE)
     if request.segments:
         raise UnknownPath
     if request.method != "GET":

@@ -19,6 +19,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import psutil
 
-from studio.core.errors import StudioError
+from studio.core.errors import StudioError, Unavailable
 from studio.core.metrics import ShadowFigures
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
@@ -38,9 +39,11 @@ from studio.serving.app import DIRECT, check_door, make_app
 from studio.serving.artefacts import Artefacts
 from studio.serving.cache import Cache
 from studio.serving.connection import Listener
-from studio.serving.control import Channel, Drain, Recordings
+from studio.serving.control import Answers, Channel, Drain, Elsewhere, Recordings
 from studio.serving.direct import Direct
 from studio.serving.executor import Executor
+from studio.serving.peers import Order, Peers, Reply
+from studio.serving.peers import work as peers_work
 from studio.serving.recorder import Recorder
 from studio.serving.reporter import Reporter
 from studio.serving.router import Router
@@ -68,17 +71,31 @@ async def serve(listening: socket.socket, control: socket.socket, cache: Path | 
     settings: asyncio.Future[ServingSettings] = loop.create_future()
     service: Service | None = None
 
+    def elsewhere(told: Elsewhere) -> None:
+        if service is not None:
+            service.router.elsewhere = frozenset(told.names)
+
+    async def work(order: Order) -> Reply:
+        if service is None:
+            raise Unavailable("This process is still starting.")
+        return await peers_work(service, order)
+
+    peers = Peers(channel, work)
+
     def switch(on: bool) -> None:
         if service is not None:
             service.recorder = recorder if on else None
 
     recorder = Recorder(loop, switch)
-    reading = asyncio.create_task(_read(channel, settings, tables, recorder, stop))
+    reading = asyncio.create_task(_read(channel, settings, tables, recorder, peers, elsewhere, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((settings, stopping), return_when=asyncio.FIRST_COMPLETED)
     if settings.done():
         artefacts = _artefacts(settings.result(), cache)
         service, reporter = build(settings.result(), channel, artefacts)
+        if service.settings.workers > 1:
+            service.peers = peers
+            service.router.on_change = functools.partial(_tell_loaded, channel, service, reporter)
         switch(recorder.on)
         listener = Listener(make_app(service), listening, Direct(service, DIRECT, check_door))
         channel.send("ready")
@@ -108,6 +125,11 @@ async def serve(listening: socket.socket, control: socket.socket, cache: Path | 
     reading.cancel()
     await channel.flush(1.0)
     return code
+
+
+def _tell_loaded(channel: Channel, service: Service, reporter: Reporter) -> None:
+    channel.send("loaded", names=[target.name for target, _ in service.router.models()])
+    reporter.touch()
 
 
 async def _start_grpc(service: Service, channel: Channel) -> GrpcServer | None:
@@ -168,6 +190,8 @@ async def _read(
     settings: asyncio.Future[ServingSettings],
     tables: asyncio.Queue[RoutingTable],
     recorder: Recorder,
+    peers: Peers,
+    elsewhere: Callable[[Elsewhere], None],
     stop: asyncio.Event,
 ) -> None:
     try:
@@ -178,6 +202,12 @@ async def _read(
                 recorder.use(message.plans)
             elif isinstance(message, Drain):
                 break
+            elif isinstance(message, Order):
+                peers.do(message)
+            elif isinstance(message, Answers):
+                peers.told(message.id, message.replies)
+            elif isinstance(message, Elsewhere):
+                elsewhere(message)
             elif not settings.done():
                 settings.set_result(message)
     except StudioError as error:

@@ -4,9 +4,14 @@ Incoming: `{"type": "settings", "settings": ServingSettings}` first, `{"type": "
 whenever routes change, `{"type": "recording", "plans": [RecordingPlan, …]}` whenever what is to be recorded changes,
 `{"type": "drain"}`. The end of the stream means that the owner is gone.
 
+Where there are several processes: `{"type": "do", "order": Order}` for what another one asks, `{"type": "answers",
+"id": …, "replies": [Reply, …]}` to what this one has asked, `{"type": "elsewhere", "names": […]}` with what others have
+loaded.
+
 Outgoing: `ready` (settings taken; the server accepts connections once the first table is in force), `routes_applied`
 with `generation` and `errors` by full reference, `grpc` with the `port` it is served on, or `error`, `tick` with a
-`Tick`, `requests` with `lines` of `RequestLine`.
+`Tick`, `requests` with `lines` of `RequestLine`; `ask` with an `order`
+for all other processes, `done` with `id` and `reply`, `loaded` with the `names` of what is loaded.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from studio.core.errors import InvalidInput
 from studio.core.recording import RecordingPlan
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
+from studio.serving.peers import Order, Reply
 
 MAX_LINE = 256 * 1024 * 1024
 """Bytes of one message: a table of very many targets is long."""
@@ -34,6 +40,21 @@ class Drain:
     """The owner asks the server to finish and go."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the other processes have replied to the order of this `id`."""
+
+    id: int
+    replies: list[Reply]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """What other processes have loaded, by full reference."""
+
+    names: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Recordings:
     """What requests are to be kept from now on, and no others."""
@@ -41,7 +62,7 @@ class Recordings:
     plans: tuple[RecordingPlan, ...] = ()
 
 
-Message = ServingSettings | RoutingTable | Recordings | Drain
+Message = ServingSettings | RoutingTable | Recordings | Drain | Order | Answers | Elsewhere
 
 
 def parse(line: bytes) -> Message:
@@ -57,6 +78,12 @@ def parse(line: bytes) -> Message:
             return Recordings(plans)
         case "drain":
             return Drain()
+        case "do":
+            return codec.convert(value.get("order"), Order, "order")
+        case "answers":
+            return codec.convert(value, Answers, "answers")
+        case "elsewhere":
+            return codec.convert(value, Elsewhere, "names of loaded models")
         case other:
             raise InvalidInput(f"Unknown control message {str(other)[:40]!r}.")
 

@@ -20,6 +20,14 @@ def resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def shared_bytes() -> int:
+    """The part of resident memory that is of files, and so may be shared with other processes; 0 where none tells."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def give_back() -> None:
     """Return to the system what was freed and is kept for later: loading a model frees much that is not needed again.
 

@@ -12,7 +12,7 @@ import psutil
 
 from studio.core.metrics import ShadowFigures
 from studio.core.routing import Target
-from studio.serving.memory import resident_bytes
+from studio.serving.peers import Figures
 from studio.serving.service import CLIENT_CLOSED, Service
 from studio.serving.statistics import BOUNDS_NS, PHASES, Buckets, Totals
 
@@ -20,16 +20,16 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _REASONS = {503: "REJECTED", CLIENT_CLOSED: "CANCELED", 500: "BACKEND"}
 
 
-def exposition(service: Service) -> bytes:
-    """All series, as text."""
-    totals = service.statistics.totals
+def exposition(service: Service, figures: Figures) -> bytes:
+    """All series, as text; `figures` are those of all processes of the server."""
+    totals = figures.totals
     used = [(target, totals[target.name]) for target in service.router.targets() if target.name in totals]
     lines = [
         *_triton(used),
         *_histograms(used),
         *_requests(used),
         *_shadows(service),
-        *_server(service),
+        *_server(service, figures),
     ]
     return ("\n".join(lines) + "\n").encode()
 
@@ -86,7 +86,7 @@ def _triton(used: list[tuple[Target, Totals]]) -> Iterator[str]:
     yield from _head("nv_inference_request_failure", "counter", "Number of failed inference requests")
     for target, totals in used:
         failed: dict[str, int] = dict.fromkeys(("REJECTED", "CANCELED", "BACKEND", "OTHER"), 0)
-        for (_, status), count in totals.answered.items():
+        for status, count in (item for counts in totals.answered.values() for item in counts.items()):
             if status != 200:
                 failed[_REASONS.get(status, "OTHER")] += count
         for reason, count in failed.items():
@@ -116,8 +116,9 @@ def _requests(used: list[tuple[Target, Totals]]) -> Iterator[str]:
     name = "studio_requests_total"
     yield from _head(name, "counter", "Requests by protocol and HTTP status; 499 = the client went away")
     for target, totals in used:
-        for (protocol, status), count in sorted(totals.answered.items()):
-            yield f"{name}{{{_labels(target, protocol=protocol, status=str(status))}}} {count}"
+        for protocol, counts in sorted(totals.answered.items()):
+            for status, count in sorted(counts.items()):
+                yield f"{name}{{{_labels(target, protocol=protocol, status=str(status))}}} {count}"
 
 
 def _shadows(service: Service) -> Iterator[str]:
@@ -160,19 +161,21 @@ def _shadows(service: Service) -> Iterator[str]:
             yield f'{name}_count{{{labels},of="{role}"}} {histogram.total}'
 
 
-def _server(service: Service) -> Iterator[str]:
+def _server(service: Service, figures: Figures) -> Iterator[str]:
     yield from _head("nv_inference_pending_request_count", "gauge", "Requests waiting or running, of all models")
-    yield f"nv_inference_pending_request_count {service.executor.pending}"
+    yield f"nv_inference_pending_request_count {figures.pending}"
     yield from _head("nv_model_load_duration_secs", "gauge", "Model load time in seconds")
-    for target, model in service.router.models():
-        yield f"nv_model_load_duration_secs{{{_labels(target)}}} {model.load_seconds:.6g}"
+    for target in service.router.targets():
+        if target.name in figures.load_seconds:
+            yield f"nv_model_load_duration_secs{{{_labels(target)}}} {figures.load_seconds[target.name]:.6g}"
     memory = psutil.virtual_memory()
     for name, words, value in (
         ("nv_cpu_utilization", "CPU utilization rate of the machine [0.0 - 1.0]", psutil.cpu_percent() / 100),
         ("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", memory.total),
         ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", memory.total - memory.available),
-        ("studio_server_memory_bytes", "Resident memory of this server process", resident_bytes()),
-        ("studio_models_loaded", "Models that are loaded", service.router.loaded),
+        ("studio_server_memory_bytes", "Resident memory of the server, shared pages once", figures.memory),
+        ("studio_models_loaded", "Models that are loaded", len(figures.load_seconds)),
+        ("studio_server_processes", "Processes of the server", figures.processes),
         ("studio_server_ready", "Whether the server takes requests", int(service.ready)),
     ):
         yield from _head(name, "gauge", words)

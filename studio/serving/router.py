@@ -64,6 +64,8 @@ class Router:
         self._idle_seconds = idle_seconds
         self._idle_timer: asyncio.TimerHandle | None = None
         self.on_change: Callable[[], None] = lambda: None
+        self.elsewhere: frozenset[str] = frozenset()
+        """What other processes of the server have loaded, by full reference."""
         self._models: dict[Identity, LoadedModel] = {}
         self._loading: dict[Identity, asyncio.Task[LoadedModel]] = {}
         self._failures: dict[Identity, Failure] = {}
@@ -159,7 +161,8 @@ class Router:
         return target
 
     def is_loaded(self, target: Target) -> bool:
-        return identity(target) in self._models
+        """Whether this process, or another of the server, has it loaded."""
+        return identity(target) in self._models or target.name in self.elsewhere
 
     def model(self, target: Target) -> LoadedModel | None:
         """The loaded model, without waiting. None when it has to be loaded first (`loaded_model`)."""

@@ -15,6 +15,7 @@ from studio.serving.batching import Ticket
 from studio.serving.cache import Cache, key_of
 from studio.serving.executor import Executor
 from studio.serving.http import REFERENCE, Body, Connection, Disconnected, Response, error_response
+from studio.serving.peers import Peers
 from studio.serving.recorder import Recorder
 from studio.serving.router import Router
 from studio.serving.sessions import Array, LoadedModel
@@ -41,6 +42,7 @@ class Service:
     ready: bool = False
     access: AccessLog | None = None
     cache: Cache | None = None
+    peers: Peers | None = None
     recorder: Recorder | None = None
     shadows: Shadows | None = None
 

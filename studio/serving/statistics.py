@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from studio.core.metrics import RequestLine, Sample, ShadowFigures, Tick
 from studio.serving.batching import Ticket
-from studio.serving.memory import resident_bytes
+from studio.serving.memory import resident_bytes, shared_bytes
 
 MAX_LINES = 20
 """Request lines kept a second. The last `ERROR_LINES` of them are for failures, so that load does not hide those."""
@@ -46,14 +46,12 @@ BOUNDS_NS = tuple(int(1e9 * bound) for bound in (
 """Upper bounds of the buckets that `/metrics` tells, in nanoseconds; one more is above them all."""
 
 
+@dataclass(slots=True)
 class Buckets:
     """Counts by `BOUNDS_NS`, and the sum, of one phase."""
 
-    __slots__ = ("counts", "ns")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_NS) + 1)
-        self.ns = 0
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_NS) + 1))
+    ns: int = 0
 
     def add(self, ns: int) -> None:
         self.counts[bisect_left(BOUNDS_NS, ns)] += 1
@@ -80,8 +78,40 @@ class Totals:
     cache_miss: Duration = field(default_factory=Duration)
     batches: dict[int, BatchDurations] = field(default_factory=dict)
     phases: tuple[Buckets, ...] = field(default_factory=lambda: tuple(Buckets() for _ in PHASES))
-    answered: dict[tuple[str, int], int] = field(default_factory=dict)
-    """Requests by protocol and HTTP status."""
+    answered: dict[str, dict[int, int]] = field(default_factory=dict)
+    """Requests by protocol, then by HTTP status."""
+
+    def count(self, protocol: str, status: int) -> None:
+        """Count an answer."""
+        counts = self.answered.get(protocol)
+        if counts is None:
+            counts = self.answered[protocol] = {}
+        counts[status] = counts.get(status, 0) + 1
+
+    def add(self, other: Totals) -> None:
+        """Add those of another process."""
+        self.rows += other.rows
+        self.executions += other.executions
+        self.last_ms = max(self.last_ms, other.last_ms)
+        for name in _DURATIONS:
+            theirs: Duration = getattr(other, name)
+            getattr(self, name).add(theirs.ns, theirs.count)
+        for size, batch in other.batches.items():
+            own = self.batches.setdefault(size, BatchDurations())
+            for name in _BATCH_DURATIONS:
+                theirs = getattr(batch, name)
+                getattr(own, name).add(theirs.ns, theirs.count)
+        for ours, buckets in zip(self.phases, other.phases, strict=True):
+            ours.counts = [one + two for one, two in zip(ours.counts, buckets.counts, strict=True)]
+            ours.ns += buckets.ns
+        for protocol, counts in other.answered.items():
+            for status, count in counts.items():
+                mine = self.answered.setdefault(protocol, {})
+                mine[status] = mine.get(status, 0) + count
+
+
+_BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
+_DURATIONS = (*_BATCH_DURATIONS, "success", "fail", "queue", "cache_hit", "cache_miss")
 
 
 class Statistics:
@@ -123,8 +153,7 @@ class Statistics:
             totals.compute_output.add(output_ns)
             if self.caching:
                 totals.cache_miss.add(total_ns)
-        key = (protocol, 200)
-        totals.answered[key] = totals.answered.get(key, 0) + 1
+        totals.count(protocol, 200)
         receive, parse, queue, batch_phase, run, formatting, total = totals.phases
         receive.add(receiving_ns)
         parse.add(parsing_ns)
@@ -163,8 +192,7 @@ class Statistics:
         if target:
             totals = self._totals(target)
             totals.fail.add(total_ns)
-            key = (protocol, status)
-            totals.answered[key] = totals.answered.get(key, 0) + 1
+            totals.count(protocol, status)
             sample = self._sample(target)
             sample.requests += 1
             sample.errors += 1
@@ -200,7 +228,9 @@ class Statistics:
         self._samples = {}
         self._lines = []
         self._shadows = {}
-        return Tick(at=at, samples=samples, loaded=loaded, memory=resident_bytes(), shadows=shadows), lines
+        return Tick(
+            at=at, samples=samples, loaded=loaded, memory=resident_bytes(), shared=shared_bytes(), shadows=shadows
+        ), lines
 
     def keep_only(self, targets: set[str]) -> None:
         """Forget the totals of targets that are gone."""

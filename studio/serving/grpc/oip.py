@@ -230,7 +230,7 @@ async def _model_config(service: Service, request: Any, _caller: Caller) -> Any:
 
 
 async def _model_statistics(service: Service, request: Any, _caller: Caller) -> Any:
-    document = oip.statistics_of(service, request.name, request.version)
+    document = await oip.statistics_of(service, request.name, request.version)
     return ParseDict(document, inference()["ModelStatisticsResponse"](), ignore_unknown_fields=True)
 
 

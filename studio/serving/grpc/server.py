@@ -46,7 +46,8 @@ class GrpcServer:
             options=(
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
+                # The processes of one server share its port.
+                ("grpc.so_reuseport", int(service.settings.workers > 1)),
             ),
             maximum_concurrent_rpcs=service.settings.queue,
         )

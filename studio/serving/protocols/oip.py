@@ -16,12 +16,14 @@ from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.routing import Target
 from studio.serving.direct import Found, Pairs
 from studio.serving.http import Body, Request, Response, json_response, unpacked
+from studio.serving.peers import everywhere, figures_of
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 from studio.serving.sessions import Array, LoadedModel
+from studio.serving.statistics import Totals
 
 PREFIX = "v2"
 NAME = "v2"
@@ -59,15 +61,15 @@ async def handle(service: Service, request: Request) -> Response:
             return json_response({"models": list(service.router.table.models)})
         case ("models", "stats"):
             _only(request, "GET")
-            return json_response(statistics_of(service, "", ""))
+            return json_response(await statistics_of(service, "", ""))
         case ("models", model):
-            return _about(service, request, model, "", "")
+            return await _about(service, request, model, "", "")
         case ("models", model, "versions", version):
-            return _about(service, request, model, version, "")
+            return await _about(service, request, model, version, "")
         case ("models", model, "versions", version, action):
-            return _about(service, request, model, version, action)
+            return await _about(service, request, model, version, action)
         case ("models", model, action):
-            return _about(service, request, model, "", action)
+            return await _about(service, request, model, "", action)
         case ("repository", *rest):
             return await _repository(service, request, rest)
         case _ if _is_foreign(request.segments[1:]):
@@ -85,17 +87,18 @@ def _is_foreign(segments: tuple[str, ...]) -> bool:
     return segments[0] in ("logging", "trace", "systemsharedmemory", "cudasharedmemory")
 
 
-def statistics_of(service: Service, model: str, version: str) -> dict[str, Any]:
+async def statistics_of(service: Service, model: str, version: str) -> dict[str, Any]:
     """Statistics of a version, of all of a model, or of everything where no model is named. Raises NotFound."""
+    totals = (await figures_of(service)).totals
     if not model:
-        return _statistics(service, list(service.router.targets()))
+        return _statistics(service, totals, list(service.router.targets()))
     target = service.router.resolve(model, version)
     named = version or ":" in model
     routes = service.router.routes(target.model)
-    return _statistics(service, [target] if named else list(routes.targets.values()), target)
+    return _statistics(service, totals, [target] if named else list(routes.targets.values()), target)
 
 
-def _about(service: Service, request: Request, model: str, version: str, action: str) -> Response:
+async def _about(service: Service, request: Request, model: str, version: str, action: str) -> Response:
     router = service.router
     if action in ("generate", "generate_stream", "trace"):
         raise Unsupported("This server does not offer this extension.", "", "GET /v2 lists those that it offers.")
@@ -109,16 +112,17 @@ def _about(service: Service, request: Request, model: str, version: str, action:
     if action == "config":
         return json_response(documents.config(target))
     if action == "stats":
-        return json_response(statistics_of(service, model, version))
+        return json_response(await statistics_of(service, model, version))
     failure = router.failure(target)
     if failure or not service.ready:
         raise Unavailable("Model version not ready", failure.sentence() if failure else "The server is shutting down.")
     return json_response({"name": target.model, "ready": True})
 
 
-def _statistics(service: Service, targets: list[Target], always: Target | None = None) -> dict[str, Any]:
+def _statistics(
+    service: Service, totals: dict[str, Totals], targets: list[Target], always: Target | None = None
+) -> dict[str, Any]:
     """Of the targets that are loaded or were used, and of `always` in any case."""
-    totals = service.statistics.totals
     shown = [
         target for target in targets if target is always or target.name in totals or service.router.is_loaded(target)
     ]
@@ -166,6 +170,7 @@ async def load(service: Service, model: str) -> str:
     target = service.router.resolve(model)
     try:
         await service.router.loaded_model(target)
+        await everywhere(service, "load", model)
     except StudioError as error:
         raise Unavailable(f"failed to load '{target.model}', {error}") from error
     return target.model
@@ -175,6 +180,7 @@ async def unload(service: Service, model: str) -> str:
     """Free the memory of all versions of a model; the next request for one loads it again. Raises NotFound."""
     name = service.router.routes(model.partition(":")[0]).model
     service.router.unload(name)
+    await everywhere(service, "unload", name)
     return name
 
 
