@@ -53,8 +53,11 @@ class Jobs:
     # -- reading
 
     def newest(self, limit: int = 200) -> list[Job]:
-        """The newest jobs, newest first."""
-        return sorted(self._jobs.values(), key=lambda job: -job.created)[:limit]
+        """The newest jobs, newest first. One that waits for the user is among them however old it is, as far as there
+        is room.
+        """
+        ordered = sorted(self._jobs.values(), key=lambda job: (job.state != "waiting", -job.created))[:limit]
+        return sorted(ordered, key=lambda job: -job.created)
 
     def get(self, key: str) -> Job:
         if key not in self._jobs:

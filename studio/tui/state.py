@@ -192,14 +192,17 @@ def request_line(line: RequestLine) -> LogLine:
 
 
 def with_jobs(state: State, jobs: Iterable[Job]) -> State:
-    """Jobs added or replaced, newest first, the oldest finished ones let go. An older copy never replaces a newer."""
+    """Jobs added or replaced, newest first; the oldest are let go, but those that wait for the user last of all. An
+    older copy never replaces a newer.
+    """
     known = dict(state.jobs)
     for job in jobs:
         old = known.get(job.id)
         if old is None or (job.attempt, job.updated) >= (old.attempt, old.updated):
             known[job.id] = job
     ordered = sorted(known.values(), key=lambda job: (job.created, job.id), reverse=True)
-    return replace(state, jobs={job.id: job for job in ordered[:KEEP_JOBS]})
+    kept = {job.id for job in sorted(ordered, key=lambda job: job.state != "waiting")[:KEEP_JOBS]}
+    return replace(state, jobs={job.id: job for job in ordered if job.id in kept})
 
 
 def with_points(state: State, series: Mapping[str, Sequence[Point]]) -> State:

@@ -44,6 +44,8 @@ class Toasts:
         if time.time() - job.updated > NEWS_SECONDS:
             return
         way = f"{keys.label('screen.inbox')} Inbox, then {keys.label('answer')} to answer."
+        if job.asks_for("needs_model"):  # an answer is no words, but a file
+            way = f"{keys.label('screen.inbox')} Inbox says what is missing."
         words = f"{job.problem.what}\n{way}" if job.problem else way
         self._notify(words, f"{ASKS} {job.stem} {job.standing}", "warning", PROBLEM_SECONDS)
 

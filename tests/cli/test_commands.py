@@ -14,7 +14,7 @@ import pytest
 from studio.cli import output
 from studio.core import codec
 from studio.core.comparison import Comparison
-from studio.core.errors import CodeFile, NeedsTrust
+from studio.core.errors import CodeFile, NeedsSettings, NeedsTrust
 from studio.core.events import Event
 from studio.core.jobs import Job
 from studio.core.views import LogLine, VersionDetail, VersionPage
@@ -121,6 +121,16 @@ def test_add_wait_narrates_and_ends_as_the_job_did(
     assert ("studio trust" in ran.err) == (state == "failed")
 
 
+def test_jobs_that_wait_come_first_and_what_is_not_shown_is_counted(engine: FakeEngine, run: Run) -> None:
+    waiting = values.job("j0", "waiting", 3, NeedsSettings("It has no shapes.", ("x",)).problem)
+    engine.on("GET", "/api/jobs", [*(values.job(f"j{at}", "done", 9) for at in range(40, 0, -1)), waiting])
+    ran = run("jobs", "-n", "5")
+    rows = ran.out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["j0", "j40", "j39", "j38", "j37"]
+    assert "5 of 41; more with: studio" in ran.err and "jobs -n 1000" in ran.err
+    assert len(run("jobs").out.splitlines()) == 1 + 30
+
+
 def test_jobs(engine: FakeEngine, run: Run) -> None:
     failed = values.job("j2", "failed", 3, NeedsTrust((CodeFile(name="net.pt", sha256="0" * 64),)).problem)
     engine.on("GET", "/api/jobs", [failed, values.job("j1", "done", 9, version=1)])
@@ -130,6 +140,7 @@ def test_jobs(engine: FakeEngine, run: Run) -> None:
     ran = run("jobs", "-n", "2")
     assert "failed at converted: 'net.pt' would run code" in ran.out
     assert "digits:1" in ran.out
+    assert "of" not in ran.err
     assert codec.decode(run("jobs", "--json").out, list[Job])[0] == failed
     assert run("jobs", "--retry", "j2").code == 0
     assert "cancelled" in run("jobs", "--cancel", "j2").out

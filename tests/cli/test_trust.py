@@ -110,6 +110,7 @@ def test_a_no_cancels_the_job_and_the_enter_key_says_no(waiting: FakeEngine, run
     ran = run("trust", "j1")
     assert ran.code == 9
     assert "studio jobs --retry j1" in ran.err
+    assert "You said no: nothing was run; 1 job cancelled." in ran.err and "Error" not in ran.err
     assert said_yes_to(waiting) == []
     assert [path for _, path, _, _ in waiting.requests if path.endswith("/cancel")] == ["/api/jobs/j1/cancel"]
 

@@ -106,7 +106,7 @@ def test_a_nested_bomb_is_stopped(tmp_path: Path) -> None:
         archive.writestr("zeros", zeros)
     with pytest.raises(Refused, match="is not unpacked") as caught:
         opened(tmp_path, zipped(tmp_path / "net.zip", {"inner.zip": stream.getvalue()}))
-    assert "100 times" in caught.value.why
+    assert "100 times" in caught.value.what
 
 
 def test_an_archive_without_a_model_says_what_it_holds(tmp_path: Path) -> None:

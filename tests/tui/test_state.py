@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from studio.core import codec
@@ -43,8 +44,6 @@ def test_a_job_event_adds_then_replaces_newest_first() -> None:
 
 
 def test_an_older_copy_of_a_job_never_replaces_a_newer() -> None:
-    from dataclasses import replace
-
     newer, older = job(1, "done"), replace(job(1, "running", 3), updated=START)
     assert with_jobs(State(jobs={newer.id: newer}), [older]).jobs[newer.id].state == "done"
     again = replace(older, attempt=2)
@@ -54,6 +53,9 @@ def test_an_older_copy_of_a_job_never_replaces_a_newer() -> None:
 def test_old_jobs_are_let_go() -> None:
     many = with_jobs(State(), [job(n) for n in range(state.KEEP_JOBS + 5)])
     assert len(many.jobs) == state.KEEP_JOBS and "j0000" not in many.jobs
+    old = replace(job(0), state="waiting")
+    many = with_jobs(State(), [old, *(job(n) for n in range(1, state.KEEP_JOBS + 5))])
+    assert len(many.jobs) == state.KEEP_JOBS and list(many.jobs)[-1] == old.id
 
 
 def test_a_tick_becomes_points_for_each_target_and_for_all_together() -> None:

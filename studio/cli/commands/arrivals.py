@@ -34,6 +34,7 @@ from studio.core.errors import InvalidInput, Unavailable
 from studio.core.jobs import Job
 
 SHOWN = 30
+MOST_JOBS = 1000
 STATES = {"done": GOOD, "failed": BAD, "running": WARN, "waiting": ASKS}
 APPEAR_SECONDS = 60.0
 BESIDE = (".toml", ".npz", ".py", ".tokenizer.json", ".labels")
@@ -137,7 +138,7 @@ def follow_job(client: Client, id: str) -> Job:
 @click.option("--limit", "-n", type=click.IntRange(1, 1000), default=SHOWN, show_default=True, help="How many.")
 @pass_session
 def jobs(session: Session, retry: str | None, cancel: str | None, log: str | None, follow: bool, limit: int) -> None:
-    """List jobs, newest first; or act on one."""
+    """List jobs, those that wait for you first, then the newest; or act on one."""
     if sum(1 for one in (retry, cancel, log, follow) if one) > 1:
         raise click.UsageError("Choose one of --retry, --cancel, --log and --follow.")
     client = session.client()
@@ -153,10 +154,15 @@ def jobs(session: Session, retry: str | None, cancel: str | None, log: str | Non
             if event.kind == "job":
                 _print_change(session, codec.convert(event.data, Job, "event"))
     else:
-        found = client.jobs(limit)
+        known = client.jobs(MOST_JOBS)
+        found = sorted(known, key=lambda job: job.state != "waiting")[:limit]
         if not found:
             say(f"No jobs yet. Add a model with: studio{session.option} add PATH")
         emit(session, found, lambda: jobs_table(found) if found else "")
+        if len(known) > len(found):
+            many = f"{len(known):,}" if len(known) < MOST_JOBS else f"{MOST_JOBS:,} or more"
+            more = f"; more with: studio{session.option} jobs -n {MOST_JOBS}" if limit < MOST_JOBS else ""
+            say(f"{len(found):,} of {many}{more}")
 
 
 def _print_change(session: Session, job: Job) -> None:

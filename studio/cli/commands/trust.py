@@ -44,7 +44,8 @@ def trust(session: Session, what: str | None, yes: bool, listing: bool, revoke: 
     """Let a file that runs code when it is loaded be converted, after a look at what it would import or call.
 
     Name the job that waits, the file or its SHA-256; without any, everything that waits is asked about. A yes holds for
-    exactly this content, is kept in the journal, and lets the job go on. A no cancels the job, and nothing else.
+    exactly this content, is kept in the journal, and lets the job go on. A no cancels the job, and nothing else; the
+    exit code is then 9.
     """
     if sum((bool(what) or yes, listing, bool(revoke))) > 1:
         raise click.UsageError("Choose one of JOB|FILE|SHA256, --list and --revoke.")
@@ -76,6 +77,8 @@ def _answer(session: Session, client: Client, asked: Sequence[Question], yes: bo
         say("A yes is kept in the journal, for exactly this content. A no cancels the job.")
         if not click.confirm("Run it?", default=False, err=True):
             _decline(client, asked)
+            emit(session, TrustAnswer(code=(), jobs=()), lambda: "")
+            click.get_current_context().exit(Cancelled.exit_code)
     answer = client.trust(*files)
     emit(session, answer, lambda: answer_text(answer))
 
@@ -83,11 +86,8 @@ def _answer(session: Session, client: Client, asked: Sequence[Question], yes: bo
 def _decline(client: Client, asked: Sequence[Question]) -> None:
     for question in asked:
         client.cancel_job(question.job.id)
-    raise Cancelled(
-        f"Nothing was run; {plural(len(asked), 'job')} cancelled.",
-        "You said no. The files stay in the inbox.",
-        f"Should you change your mind: studio jobs --retry {asked[0].job.id}",
-    )
+    say(f"You said no: nothing was run; {plural(len(asked), 'job')} cancelled. The files stay in the inbox.")
+    say(f"Should you change your mind: studio jobs --retry {asked[0].job.id}")
 
 
 def questions(client: Client, what: str | None) -> list[Question]:

@@ -271,7 +271,7 @@ def _copy(source: IO[bytes], target: IO[bytes], name: str, allowance: Allowance)
 
 
 def _refused(name: str, why: str, fix: str) -> Refused:
-    return Refused(f"The archive '{name}' is not unpacked.", f"{why[:1].upper()}{why[1:]}.", fix)
+    return Refused(f"The archive '{name}' is not unpacked: {why}.", fix=fix)
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class InboxView(View):
     def _fill(self) -> None:
         words, now = self.filter, time.time()
         jobs = [job for job in self.state.jobs.values() if not words or words in job_text.searched(job)]
+        jobs.sort(key=lambda job: job.state != "waiting")  # what waits for the user first, else the newest first
         table = self.query_one("#jobs", Table)
         newest = table.cursor_row == 0  # who stays at the top follows what arrives
         table.fill([(job.id, job_text.cells(job, now)) for job in jobs])
