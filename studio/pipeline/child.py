@@ -90,6 +90,13 @@ class Child:
         """Wait until it and all its children are gone; its exit code, or minus the signal that ended it."""
         return await asyncio.shield(self._watch)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the worker and all that it has started; its guard goes on watching."""
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(number)
+
     def end(self) -> None:
         """Its guard sees this, and kills it with all its children."""
         if self._lifeline >= 0:

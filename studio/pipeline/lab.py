@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from studio.core.manifest import Fidelity, Verdict
 from studio.core.recipe import OptionValue, Step
 from studio.core.tensors import Signature
 from studio.formats.onnx.files import parse
-from studio.optimize.base import Evidence, Given, Recipe, Work, recipes
+from studio.optimize.base import Evidence, Recipe, Work, recipes
 from studio.pipeline.intake import file_ref
 from studio.pipeline.messages import MadeResult, MeasureTask, Progress, VariantResult, VariantTask
 from studio.verify.evidence import Split, split
@@ -28,7 +29,9 @@ _RUN_ROWS = 16
 
 
 def run_make(task: VariantTask, report: Progress) -> MadeResult:
-    """Apply the plan's recipes one after the other and compare the result with the reference. Raises StudioError."""
+    """Apply the plan's recipes one after the other, unless there is a graph already, and compare the result with the
+    reference. Raises StudioError.
+    """
     out = Path(task.out)
     out.mkdir(parents=True, exist_ok=True)
     samples, signature = _samples(task)
@@ -36,10 +39,12 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     parameters: dict[str, str] = {}
     tools = tool_versions(*(name for step in task.plan.steps for name in _recipe(step).tools))
     graph_path = Path(task.reference)
-    for number, step in enumerate(task.plan.steps):
+    if task.graph:
+        graph_path = Path(shutil.copyfile(task.graph, out / "model.onnx"))
+    for number, step in enumerate(() if task.graph else task.plan.steps):
         recipe = _recipe(step)
         report("optimised", number / len(task.plan.steps), recipe.title)
-        reason = recipe.applies(parse(graph_path), Given(kind=evidence.kind, rows=evidence.rows))
+        reason = recipe.applies(parse(graph_path), given(number))
         if reason:
             report("optimised", 1.0, f"does not apply: {reason}")
             words = reason if len(task.plan.steps) == 1 else f"{recipe.name}: {reason}"
@@ -55,6 +60,7 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
                 evidence=evidence,
                 judge=_judge(task, samples.apart),
                 threads=task.threads,
+                module=module if number == 0 else None,
             )
         )
         if not made.is_file() or made.is_symlink():

@@ -128,11 +128,25 @@ class TemplateResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceFiles:
+    """What a version was made from: its `format`, the arrival's name, and its files by the path that each had in it.
+
+    `trusted`: SHA-256 of files whose code the user said yes to.
+    """
+
+    format: str
+    stem: str
+    files: dict[str, str]
+    trusted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class VariantTask:
     """Make and judge one variant by `plan`; the plan with the reference variant's name only measures the reference.
 
     `samples`: the version's `.npz`, `kind` where it came from. `reference_size` in bytes, weights included. `out`: an
-    empty folder. `weights`: the reference's external data, in the same folder.
+    empty folder. `weights`: the reference's external data, in the same folder. `graph`: what was made by the plan
+    before, to be judged once more instead of being made again; empty = it is to be made.
     """
 
     plan: Plan
@@ -145,11 +159,12 @@ class VariantTask:
     gates: GateSettings = field(default_factory=GateSettings)
     threads: int = 1
     weights: tuple[str, ...] = ()
+    graph: str = ""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """All that its worker may read."""
-        return self.reference, self.samples, *self.weights
+        return self.reference, self.samples, *self.weights, *([self.graph] if self.graph else [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +190,7 @@ class MeasureTask:
     @property
     def inputs(self) -> tuple[str, ...]:
         """All that its worker may read, beside what was made in its own folder."""
-        return self.variant.inputs
+        return self.variant.measured
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,9 @@ class Worker:
         self._elsewhere, self._start = elsewhere, start
         self._step = self._doing = ""
         self._ready = self._cancelled = self._used = False
+        self._clock: asyncio.Timeout | None = None
+        self._stopped_at: float | None = None
+        self._left = settings.wall_seconds
         self.sandbox: dict[str, str] = {}
         """How it shut itself in, once it has its task: studio.pipeline.sandbox.InForce."""
 
@@ -106,7 +109,9 @@ class Worker:
         self._used = True
         self._check_out(task)
         try:
-            async with asyncio.timeout(self._settings.wall_seconds):
+            async with asyncio.timeout(self._settings.wall_seconds) as self._clock:
+                if self._stopped_at is not None:
+                    self._clock.reschedule(None)
                 return await self._converse(task, on_progress)
         except TimeoutError as error:
             raise StepFailed(
@@ -116,6 +121,24 @@ class Worker:
             ) from error
         finally:
             await self.close()
+
+    def pause(self) -> None:
+        """Stop it and all its children where they are, until `resume`; its clock stands still meanwhile."""
+        if self._stopped_at is None:
+            self._stopped_at = asyncio.get_running_loop().time()
+            if self._clock is not None and self._clock.when() is not None:
+                self._left = (self._clock.when() or 0.0) - self._stopped_at
+                self._clock.reschedule(None)
+        self._child.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._stopped_at is None:
+            return
+        self._stopped_at = None
+        self._child.signal(signal.SIGCONT)
+        if self._clock is not None:
+            self._clock.reschedule(asyncio.get_running_loop().time() + self._left)
 
     def cancel(self) -> None:
         """End it and all its children now. A `run` in progress raises Cancelled."""
