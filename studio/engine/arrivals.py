@@ -121,7 +121,7 @@ class Arrivals:
         name = skipped.name.rstrip("/")
         beside = [job for job in self._jobs.unfinished(skipped.stem) if not job.asks_for("needs_model")]
         for job in beside:
-            self._jobs.note(job.id, f"{job.note} '{name}' was left out. {said}".lstrip())
+            self._jobs.note(job.id, f"'{name}' was left out. {said}")
         if not beside and not self._jobs.worked_through(skipped.fingerprint):
             problem = Refused(f"'{name}' was not taken in.", skipped.reason, skipped.fix).problem
             self._jobs.turn_away(skipped.stem, (str(self._folder / name),), skipped.fingerprint, problem)

@@ -19,6 +19,7 @@ from studio.core.names import model_name_from_stem
 from studio.engine.environments import Environments
 from studio.engine.folders import make_read_only, remove_folder
 from studio.engine.keep import Keep
+from studio.inbox.groups import is_companion, stem_of
 from studio.inbox.reading import digest_of
 from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import IntakeResult, IntakeTask, Progress
@@ -176,6 +177,7 @@ class Intake:
                 jobs.get(key), model=manifest.model, version=manifest.version, format=manifest.source.format
             )
             jobs.update(known)
+            _tell_of_namesake(jobs, known)
             jobs.step(key, "registered", "done", f"{manifest.model}:{manifest.version} serves")
         finally:
             await bench.clear()
@@ -245,7 +247,11 @@ class Intake:
             reference = blobs.put_file(place, expected=expected.sha256 if expected else None)
             return replace(reference, name=expected.name if expected else place.name)
 
-        sources = tuple(replace(blobs.put_file(path, expected=digest), name=path.name) for path, digest in files)
+        names = [Path(file).relative_to(self._workspace.inbox).as_posix() for file in job.files]
+        sources = tuple(
+            replace(blobs.put_file(path, expected=digest), name=name)
+            for name, (path, digest) in zip(names, files, strict=True)
+        )
         graph = result.graph
         weights = tuple(put(path, ref) for path, ref in zip(result.weights_paths, graph.weights, strict=True))
         stored = replace(graph, file=put(result.graph_path, graph.file), weights=weights)
@@ -280,6 +286,23 @@ class Intake:
             jobs.step(key, step, "done" if progress is not None and progress >= 1 else "running", detail, progress)
 
         return tell
+
+
+def _tell_of_namesake(jobs: Jobs, job: Job) -> None:
+    """Say when a version follows on one of a file that was called otherwise: several names become the same model."""
+    before = jobs.made(job.model, job.id)
+    if before is not None and before.stem != job.stem:
+        jobs.note(
+            job.id,
+            f"Became version {job.version} of '{job.model}', whose version {before.version} came from "
+            f"{_model_file(before)}. Should they be two models: studio add FILE --name NAME.",
+        )
+
+
+def _model_file(job: Job) -> str:
+    """What a job's arrival was called in the inbox: its folder, or its model file."""
+    loose = [Path(file).name for file in job.files if stem_of(Path(file).name) == job.stem]
+    return next((name for name in loose if not is_companion(name)), f"{job.stem}/")
 
 
 def _fresh(folder: Path) -> None:

@@ -91,6 +91,13 @@ class Jobs:
         """Whether an unfinished job has exactly these files."""
         return any(not job.finished and job.fingerprint == fingerprint for job in self._jobs.values())
 
+    def made(self, model: str, key: str) -> Job | None:
+        """The newest job but this one that has made a version of a model."""
+        others = [
+            job for job in self._jobs.values() if job.model == model and job.version is not None and job.id != key
+        ]
+        return max(others, key=lambda job: (job.version or 0, job.created), default=None)
+
     def unfinished(self, stem: str) -> list[Job]:
         return [job for job in self._jobs.values() if job.stem == stem and not job.finished]
 
@@ -140,7 +147,8 @@ class Jobs:
         """Something that the user should know of a job that goes on."""
         job = self.get(key)
         self._logs.add("job", "warning", f"{job.stem}: {words}", key)
-        return self.update(replace(job, note=words))
+        before = f"{job.note} " if job.note.endswith(".") else f"{job.note}; " if job.note else ""
+        return self.update(replace(job, note=f"{before}{words}"))
 
     def create(self, stem: str, files: tuple[str, ...]) -> Job:
         """A job for something that was just seen in the inbox; it waits until the arrival has settled."""

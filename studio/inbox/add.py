@@ -32,7 +32,8 @@ def add(path: Path, inbox_folder: Path, name: str | None = None) -> list[Path]:
 
     `name` replaces the stem; a file whose external data is found by name then arrives as a folder of that
     name. An earlier arrival of the same name is replaced: that is how the next version of a model is added. Links in
-    `path` are followed, since the user named them. What lies in the inbox already stays as it is.
+    `path` are followed, since the user named them. What lies in the inbox already stays as it is; with another `name`
+    a copy of it lies there too.
 
     Raises NotFound, InvalidInput, or Unavailable when it can not be copied.
     """
@@ -47,7 +48,8 @@ def add(path: Path, inbox_folder: Path, name: str | None = None) -> list[Path]:
             "The inbox takes no notice of such names.",
             "Give it another: --name STEM.",
         )
-    if _is_inside(source, inbox_folder):
+    renamed = name is not None and name != (source.name if source.is_dir() else stem_of(source.name))
+    if _is_inside(source, inbox_folder) and not (renamed and source.resolve().parent == inbox_folder.resolve()):
         return [source]
     try:
         return _add_folder(source, inbox_folder, name) if source.is_dir() else _add_file(source, inbox_folder, name)

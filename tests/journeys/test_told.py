@@ -57,7 +57,7 @@ def test_companions_alone_wait_for_their_model_and_go_on_with_it(engine: Running
     (engine.inbox / "early.onnx").write_bytes(CANCER.read_bytes())
     assert engine.registered_version("early") == 1
     jobs = [one for one in engine.client.jobs(1000) if one.stem == "early"]
-    assert [one.id for one in jobs] == [job.id] and jobs[0].problem is None
+    assert [one.id for one in jobs] == [job.id] and jobs[0].version == 1
     assert engine.client.version("early", 1).manifest.title == "Came first"
 
 
@@ -106,6 +106,29 @@ def test_a_link_in_a_folder_is_told_with_its_arrival(engine: RunningEngine, tmp_
     assert engine.registered_version("partly") == 1
     job = next(job for job in engine.client.jobs(1000) if job.stem == "partly")
     assert "'partly/weights.data' was left out" in job.note and "symbolic link" in job.note
+
+
+def test_names_that_become_the_same_model_are_told(engine: RunningEngine) -> None:
+    (engine.inbox / "My Net.onnx").write_bytes(CANCER.read_bytes() + b"\x12\x01m")
+    assert engine.registered_version("My Net") == 1
+    (engine.inbox / "my-net.onnx").write_bytes(CANCER.read_bytes() + b"\x12\x01n")
+    assert engine.registered_version("my-net") == 2
+    second = next(job for job in engine.client.jobs(1000) if job.stem == "my-net")
+    assert "version 2 of 'my-net', whose version 1 came from My Net.onnx" in second.note
+    assert "--name" in second.note
+    (engine.inbox / "my-net.onnx").write_bytes(CANCER.read_bytes() + b"\x12\x01o")
+    assert until(lambda: engine.client.model("my-net").versions[0].version == 3, "the third version", 30)
+    third = next(job for job in engine.client.jobs(1000) if job.stem == "my-net")
+    assert third.version == 3 and not third.note
+
+
+def test_a_name_without_a_letter_that_can_be_used_says_how_to_give_another(engine: RunningEngine) -> None:
+    (engine.inbox / "東京.onnx").write_bytes(CANCER.read_bytes() + b"\x12\x01t")
+    job = job_of(engine, "東京", "failed")
+    assert job.problem is not None and "letters a to z" in job.problem.why
+    assert "studio add FILE --name NAME" in job.problem.fix
+    engine.client.add(engine.inbox / "東京.onnx", "tokyo")
+    assert engine.registered_version("tokyo") == 1
 
 
 def test_what_was_told_is_told_once_over_restarts(engine: RunningEngine, tmp_path: Path) -> None:
