@@ -24,7 +24,7 @@ from studio.core.manifest import InputsKind
 MIN_ROUNDS = 20  # more and shorter rounds gave narrower intervals than fewer long ones on a busy machine
 LEAST_ROUNDS = 3
 MIN_SLICE = 0.05
-_WEAKEST: tuple[InputsKind, ...] = ("synthetic", "samples", "labelled")
+_WEAKEST: tuple[InputsKind, ...] = ("synthetic", "captured", "samples", "labelled")
 
 
 def run(plan: LoadPlan, tell: Callable[[Line], None]) -> None:

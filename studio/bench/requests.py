@@ -16,6 +16,7 @@ import numpy as np
 
 from studio.core.errors import InvalidInput
 from studio.core.manifest import InputsKind
+from studio.core.recording import NOT_RECORDED
 from studio.core.tensors import Signature
 from studio.verify.inputs import draw_inputs, load_samples, split_runs
 from studio.verify.session import Array, Feed
@@ -98,6 +99,6 @@ def http_request(url: str, path: str, body: Body) -> bytes:
     head = (
         f"POST {urlsplit(url).path.rstrip('/')}{path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
         f"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {body.json_bytes}\r\n"
-        f"Content-Length: {len(body.data)}\r\n\r\n"
+        f"{NOT_RECORDED.decode()}: 1\r\nContent-Length: {len(body.data)}\r\n\r\n"
     )
     return head.encode("ascii") + body.data

@@ -21,6 +21,7 @@ from studio.cli.commands import (
     measure,
     models,
     predict,
+    record,
     removal,
     routes,
     trust,
@@ -36,7 +37,7 @@ from studio.core.views import ApiError
 
 COMPLETE = "_STUDIO_COMPLETE"  # set by the shell's completion script, which click wrote
 MODULES = (
-    *(engine, arrivals, init, trust, models, predict, measure, aliases, routes, removal, logs, web),
+    *(engine, arrivals, init, trust, models, predict, measure, aliases, routes, record, removal, logs, web),
     *(environments, doctor, demo),
 )
 

@@ -23,6 +23,14 @@ InputsKind = Literal["labelled", "samples", "captured", "synthetic"]
 """Where the inputs of a judgement came from, most trusted first: samples beside the model with labels, or without;
 requests that the endpoint was asked to record; numbers drawn from the signature, never enough for accuracy."""
 
+INPUTS_WORDS: dict[InputsKind, str] = {
+    "labelled": "labelled samples",
+    "samples": "samples",
+    "captured": "recorded requests",
+    "synthetic": "made-up inputs",
+}
+"""How every face says where inputs came from."""
+
 TaskKind = Literal["classification", "binary", "regression", "embedding", "other"]
 """What a model does, as its outputs and the labels tell: see studio.verify.tasks."""
 

@@ -31,6 +31,7 @@ from studio.engine.lab import Lab
 from studio.engine.logs import Logs
 from studio.engine.measure import Measure
 from studio.engine.netron import Netron
+from studio.engine.recordings import Recordings
 from studio.engine.shadows import Shadows
 from studio.engine.supervisor import Supervisor
 from studio.engine.templates import Templates
@@ -72,6 +73,13 @@ class Engine:
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
         )
         self.shadows = Shadows()
+        self.recordings = Recordings(
+            workspace.recordings,
+            self.logs,
+            self.supervisor.record,
+            signature=lambda model: self.keep.resolve(model).signature,
+            on_change=lambda: self._later(self._tell_status()),
+        )
         self._netron = Netron(workspace)
         self._started = time.time()
         self._control_url = ""
@@ -88,6 +96,7 @@ class Engine:
             self.logs.add("engine", "warning", notice)
         await asyncio.to_thread(clear_folder, self.workspace.work)
         await asyncio.to_thread(self.fork_servers.clear)
+        await self.recordings.open()
         await self.supervisor.start()
         self.logs.add("engine", "info", f"Engine {__version__} is up for {self.workspace.root}.")
         self.jobs.recover()
@@ -162,6 +171,10 @@ class Engine:
         if not task.cancelled() and (error := task.exception()):
             self.logs.failure("background work failed", error)
 
+    async def _tell_status(self) -> None:
+        if self.bus.listened:
+            self.bus.publish("status", await self.status())
+
     # -- what a user asks
 
     async def status(self) -> Status:
@@ -181,6 +194,7 @@ class Engine:
             jobs_failed=self.jobs.failed(),
             jobs_waiting=len(self.jobs.waiting()),
             notices=(*self.keep.notices, *self.arrivals.notices),
+            recording=await self.recordings.active(),
         )
 
     async def add(self, path: Path, name: str | None) -> list[str]:

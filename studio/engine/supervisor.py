@@ -21,6 +21,7 @@ from typing import Any
 from studio.core import codec
 from studio.core.errors import Conflict, StudioError, Unavailable
 from studio.core.metrics import RequestLine, Tick
+from studio.core.recording import RecordingPlan
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
 from studio.core.views import ServerStatus
@@ -77,6 +78,7 @@ class Supervisor:
         self.port: int = port
         self.status = ServerStatus(state="starting", url=self.url)
         self._table = RoutingTable()
+        self._recording: tuple[RecordingPlan, ...] = ()
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -124,6 +126,11 @@ class Supervisor:
         finally:
             self._applied.pop(table.generation, None)
 
+    def record(self, plans: tuple[RecordingPlan, ...]) -> None:
+        """Have the server record what these plans ask for, and nothing else; a server that comes later too."""
+        self._recording = plans
+        self._send({"type": "recording", "plans": plans})
+
     async def _keep_running(self) -> None:
         pause = 0.0
         while not self._stopping:
@@ -161,6 +168,7 @@ class Supervisor:
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT)
         self._set(state="starting", pid=self._process.pid)
         self._send({"type": "settings", "settings": self._settings})
+        self._send({"type": "recording", "plans": self._recording})
         self._send({"type": "routes", "table": self._table})
         try:
             while line := await reader.readline():

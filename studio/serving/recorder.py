@@ -26,6 +26,7 @@ from studio.core.recording import NOT_RECORDED, RecordingPlan, part_name, part_o
 from studio.core.routing import Target
 from studio.core.rows import RowLayout, row_layout
 from studio.serving.sessions import Array
+from studio.store.recordings import recorded
 
 ROWS_A_REQUEST = 64
 FLUSH_SECONDS = 1.0
@@ -144,18 +145,6 @@ class Recorder:
 
 def _counted(state: _Open, rows: int, size: int) -> None:
     state.rows, state.size = max(state.rows, rows), max(state.size, size)
-
-
-def recorded(folder: Path) -> tuple[int, int]:
-    """How many rows and bytes of a recording are written."""
-    rows = size = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            part = part_of(entry.name)
-            if part is not None:
-                rows += part[2]
-                size += entry.stat().st_size
-    return rows, size
 
 
 def _layout_of(target: Target) -> RowLayout | None:

@@ -97,6 +97,10 @@ class Workspace:
         return self.root / "registry.duckdb"
 
     @property
+    def recordings(self) -> Path:
+        return self.root / "recordings"
+
+    @property
     def settings_file(self) -> Path:
         return self.root / "studio.toml"
 

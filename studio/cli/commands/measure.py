@@ -15,6 +15,7 @@ from studio.client import Client
 from studio.client.client import raise_failure
 from studio.core.comparison import Arm, Comparison, Plan, Row
 from studio.core.errors import InvalidInput, StudioError
+from studio.core.manifest import INPUTS_WORDS
 
 MOST_ARMS = 4
 
@@ -177,14 +178,13 @@ def fidelity_lines(comparison: Comparison) -> str:
 def how(comparison: Comparison) -> str:
     """How it was measured: without this, figures mean nothing."""
     plan, machine = comparison.plan, comparison.machine
-    inputs = {"synthetic": "made-up inputs", "samples": "sample inputs", "labelled": "labelled samples"}
     taken = f"{plan.seconds:g} s, {plural(plan.clients, 'client')}, {comparison.threads} thread a run"
     if len(comparison.arms) > 1:
         taken += f", slices of {plan.slice_seconds:g} s in turn"
     return fields(
         [
             ("measured", taken),
-            ("inputs", f"{comparison.samples} {inputs[comparison.inputs]}"),
+            ("inputs", f"{comparison.samples} {INPUTS_WORDS[comparison.inputs]}"),
             ("machine", f"{machine.cpu}, {machine.cores} cores, {machine.runtime}" if machine else ""),
             ("id", comparison.id),
         ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studio.core.recording import DEFAULT_ROWS, DEFAULT_SECONDS
+
 
 @dataclass
 class AddBody:
@@ -97,6 +99,16 @@ class InputBody:
 @dataclass
 class InputsBody:
     inputs: list[InputBody]
+
+
+@dataclass
+class RecordBody:
+    """Keep the inputs of requests for a model: at most so many `rows`, for so many `seconds`."""
+
+    model: str
+    rows: int = DEFAULT_ROWS
+    seconds: float = DEFAULT_SECONDS
+    actor: str = "sdk"
 
 
 @dataclass
