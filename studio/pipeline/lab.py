@@ -12,9 +12,10 @@ from studio.core.manifest import Fidelity, Verdict
 from studio.core.recipe import OptionValue, Step
 from studio.core.tensors import Signature
 from studio.formats.onnx.files import parse
-from studio.optimize.base import Evidence, Recipe, Work, recipes
+from studio.optimize.base import Evidence, Given, Module, Recipe, Work, recipes
 from studio.pipeline.intake import file_ref
 from studio.pipeline.messages import MadeResult, MeasureTask, Progress, VariantResult, VariantTask
+from studio.pipeline.modules import module_of
 from studio.verify.evidence import Split, split
 from studio.verify.fidelity import fidelity_of
 from studio.verify.graph_info import describe
@@ -38,13 +39,14 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     evidence = _evidence(samples, task, signature)
     parameters: dict[str, str] = {}
     tools = tool_versions(*(name for step in task.plan.steps for name in _recipe(step).tools))
+    module = module_of(task, lambda detail: report("optimised", None, detail))
     graph_path = Path(task.reference)
     if task.graph:
         graph_path = Path(shutil.copyfile(task.graph, out / "model.onnx"))
     for number, step in enumerate(() if task.graph else task.plan.steps):
         recipe = _recipe(step)
         report("optimised", number / len(task.plan.steps), recipe.title)
-        reason = recipe.applies(parse(graph_path), given(number))
+        reason = recipe.applies(parse(graph_path), _given(evidence, module if number == 0 else None))
         if reason:
             report("optimised", 1.0, f"does not apply: {reason}")
             words = reason if len(task.plan.steps) == 1 else f"{recipe.name}: {reason}"
@@ -60,7 +62,7 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
                 evidence=evidence,
                 judge=_judge(task, samples.apart),
                 threads=task.threads,
-                module=module if number == 0 else None,
+                module=module if number == 0 else None,  # what a step has made has none any more
             )
         )
         if not made.is_file() or made.is_symlink():
@@ -84,6 +86,10 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
         machine=this_machine(),
         tools=tools,
     )
+
+
+def _given(evidence: Evidence, module: Module | None) -> Given:
+    return Given(kind=evidence.kind, rows=evidence.rows, module=module is not None)
 
 
 def _words(value: OptionValue) -> str:

@@ -160,11 +160,19 @@ class VariantTask:
     threads: int = 1
     weights: tuple[str, ...] = ()
     graph: str = ""
+    source: SourceFiles | None = None
+    """For recipes that train the version's own network."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """All that its worker may read."""
-        return self.reference, self.samples, *self.weights, *([self.graph] if self.graph else [])
+        made = [self.graph] if self.graph else []
+        return *self.measured, *made, *(self.source.files.values() if self.source else ())
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What there is to read for measuring."""
+        return self.reference, self.samples, *self.weights
 
 
 @dataclass(frozen=True, kw_only=True)
