@@ -38,3 +38,29 @@ class Plan:
 def plan_of(recipe: str) -> Plan:
     """The plan that is one recipe with its defaults."""
     return Plan(name=recipe, steps=(Step(recipe=recipe),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionEntry:
+    """One option of a recipe; `allowed` says what it takes ('a number from 0.01 to 0.99', 'layer, model')."""
+
+    name: str
+    default: OptionValue
+    help: str
+    allowed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeEntry:
+    """A recipe, or a plan of the user's, in a list of all there are.
+
+    `origin`: 'built in', the distribution that brings it, or the name of the user's file. `steps`: of a plan, in words.
+    `problem`: why a file holds no plan; its entry then has the file's stem for a name.
+    """
+
+    name: str
+    title: str
+    origin: str
+    options: tuple[OptionEntry, ...] = ()
+    steps: str = ""
+    problem: str = ""

@@ -61,8 +61,11 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """The torch module that a version was exported from, where its source is one. `load()` gives the nn.Module in
-    evaluation mode; `export(module, out)` writes it as ONNX with the version's signature. Both raise StudioError.
+    """The torch module that a version was exported from, where its source is one.
+
+    `load()` gives a fresh torch.nn.Module in evaluation mode, whose weights can be trained: it takes the graph's inputs
+    as tensors and gives a tuple of its outputs, both in the graph's order. `export(module, out)` writes such a module
+    as ONNX with the graph's signature. Both raise StudioError.
     """
 
     load: Callable[[], Any]
@@ -130,18 +133,26 @@ class Recipe:
         return {option.name: given.get(option.name, option.default) for option in self.options}
 
 
+BUILT_IN = "built in"
+
+
 def recipes() -> dict[str, Recipe]:
     """All recipes by name: the built-in ones, then those of installed packages, which can not replace them.
 
     A package whose entry does not load, or is no recipe, is left out with a warning in the log.
     """
+    return {name: recipe for name, (recipe, _) in recipes_with_origin().items()}
+
+
+def recipes_with_origin() -> dict[str, tuple[Recipe, str]]:
+    """As `recipes`, each with 'built in' or the distribution that it comes from."""
     import studio.optimize as package
 
-    found: dict[str, Recipe] = {}
+    found: dict[str, tuple[Recipe, str]] = {}
     for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         recipe = getattr(importlib.import_module(info.name), "RECIPE", None)
         if isinstance(recipe, Recipe):
-            found[recipe.name] = recipe
+            found[recipe.name] = recipe, BUILT_IN
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
             recipe = entry.load()
@@ -153,5 +164,5 @@ def recipes() -> dict[str, Recipe]:
         except Exception as error:  # code of others must not take the built-in recipes with it
             _log.warning("The recipe '%s' of %s was left out: %s", entry.name, entry.value, error)
             continue
-        found[recipe.name] = recipe
+        found[recipe.name] = recipe, entry.dist.name if entry.dist is not None else entry.value
     return found
