@@ -14,6 +14,7 @@ from studio.core.manifest import Graph, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.recipe import Plan, plan_of
 from studio.engine.keep import Keep
+from studio.engine.sources import source_of
 from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import VariantResult, VariantTask
 from studio.pipeline.variants import make_variant
@@ -78,6 +79,7 @@ class Lab:
             gates=version.gates_over(self._workspace.settings.gates),
             threads=self._workspace.settings.serving.threads,
             weights=tuple(str(blobs.path(file.sha256)) for file in version.graph.weights),
+            source=source_of(version, self._keep),
         )
         try:
             result = await make_variant(
