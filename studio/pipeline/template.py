@@ -57,6 +57,7 @@ def _asking(task: IntakeTask, found: Opened, question: Problem) -> Known:
         gates=task.gates,
         question=question,
         missing=question.missing_inputs,
+        hints=question.hints,
     )
 
 

@@ -17,6 +17,17 @@ _EXPORT = "Export it to ONNX where it was trained, and drop the .onnx file."
 _TORCH = (
     "In Python: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2'); then drop model.pt2."
 )
+_DATA = {
+    "pandas": "a table or column of pandas",
+    "polars": "a table or column of polars",
+    "pyarrow": "a table of Arrow",
+}
+_PLAIN = ("numpy", "collections", "builtins", "scipy", "datetime")
+_RUNNERS = frozenset(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "getattr", "__import__"))
+_CALL_FIX = (
+    "Nothing of it was run, and there is nothing to say yes to: what comes out of it is no model. Take the file away, "
+    "unless you know what it is for."
+)
 # The package that an object is of: what it is, and what to do.
 _PACKAGES = {
     "catboost": ("a pickled CatBoost model", "In Python: model.save_model('model.cbm'); then drop model.cbm."),
@@ -29,7 +40,6 @@ _PACKAGES = {
     "transformers": ("a pickle of transformers", _EXPORT),
     "statsmodels": ("a pickled statsmodels model", f"It has no converter to ONNX. {_PIPELINE}"),
     "prophet": ("a pickled Prophet model", f"It has no converter to ONNX. {_PIPELINE}"),
-    "pandas": ("a pickle of a pandas table", _ESTIMATOR),
     "joblib": ("a joblib file", _ESTIMATOR),
     "__main__": ("a pickle of an object of your own class", f"The class itself is not in the file. {_PIPELINE}"),
 }
@@ -55,10 +65,16 @@ def pickle_words(path: Path, start: bytes) -> Known | None:
     if not isinstance(seen.value, Made) or seen.kind is None:
         return Known(f"a pickle of {described(seen.value)}", _ESTIMATOR, "no model")
     root = seen.kind.module.partition(".")[0]
+    if root in _DATA:
+        title = f"a pickle of data, {_DATA[root]} ({shown(seen.kind.qualname)})"
+        return Known(title, _ESTIMATOR, "no model")
     if root in _PACKAGES:
         title, fix = _PACKAGES[root]
         return Known(f"{title} ({shown(seen.kind.qualname)})", fix)
-    if described(seen.value) == "a numpy array" or root in ("numpy", "collections", "builtins", "scipy", "datetime"):
+    calls = described(seen.value).startswith("what ")
+    if calls and (root not in _PLAIN or str(seen.kind) in _RUNNERS):
+        return Known(f"a pickle that calls {shown(str(seen.kind))} when it is loaded", _CALL_FIX, "no model")
+    if described(seen.value) == "a numpy array" or root in _PLAIN:
         return Known(f"a pickle of {described(seen.value)}", _ESTIMATOR, "no model")
     return Known(
         f"a pickle of {described(seen.value)}", f"Studio takes those of scikit-learn, XGBoost and LightGBM. {_PIPELINE}"

@@ -30,7 +30,7 @@ class Known:
     """What is known of a model. `detail`: its format in a few words. `settings`: what a settings file says already.
 
     `ranges`: between what made-up values of an input lay. `question`: what has to be answered before more is known, and
-    `missing`: inputs whose shapes it asks for.
+    `missing`: inputs whose shapes it asks for; `hints`: what is known of those.
     """
 
     stem: str
@@ -44,6 +44,7 @@ class Known:
     gates: GateSettings = field(default_factory=GateSettings)
     question: Problem | None = None
     missing: tuple[str, ...] = ()
+    hints: tuple[TensorSpec, ...] = ()
 
 
 def template(known: Known) -> str:
@@ -117,9 +118,13 @@ def _missing(known: Known) -> Iterator[str]:
         else:
             yield from _comment("What the inputs are is known once the question is answered.")
         yield f"#[inputs.{key_of(name)}]"
+        hint = next((spec for spec in known.hints if spec.name == name), None)
+        # What is not known is a free size, never a number that somebody could take for true.
+        shape = toml(list(hint.shape)) if hint else '["batch", "features"]'
+        examples = {"shape": shape, "datatype": quoted(hint.datatype) if hint else ""}
         for key in INPUT:
             yield from _about(key)
-            yield from _line(key, None)
+            yield from _line(key, None, examples.get(key.name, ""))
 
 
 def _preprocessing(known: Known) -> Iterator[str]:

@@ -92,7 +92,8 @@ def find_inputs(
     missing = tuple(name for name in names if name not in said and name not in known)
     if missing:
         return _guessed(asked, names, missing)
-    failure: StudioError | None = None
+    layer = first_layer(asked.module)
+    failures: dict[str, StudioError] = {}
     for rows, word, wide in itertools.product((_ROWS, 1), ("FP32", "INT64", "mixed", "FP64"), (False, True)):
         shapes = _shapes(names, settings, known)
         sizes = _sizes(shapes, rows)
@@ -105,10 +106,11 @@ def find_inputs(
         try:
             asked.call(tensors)
         except StudioError as error:
-            failure = failure or error
+            failures.setdefault(word, error)
             continue
         return Inputs(tensors, shapes if said else {}, real=not said and (real or not given), renamed=renamed)
-    assert failure is not None
+    # Of all types that were tried, the one that its first layer takes says what is wrong with the shapes.
+    failure = failures.get(layer.datatype if layer else "") or next(iter(failures.values()))
     source = f"the shapes in {asked.stem}.toml" if said else "the example inputs that it was given"
     raise InvalidInput(f"The model does not take {source}.", failure.why or failure.what, _SHAPES_FIX) from failure
 
@@ -294,7 +296,7 @@ def _hints(missing: tuple[str, ...], layer: Layer | None) -> Iterator[tuple[str,
         if layer is not None and (place == 0 or layer.kind == "Embedding"):
             yield name, layer.likely, layer.datatype
         else:
-            yield name, ("batch", 16), "FP32"
+            yield name, ("batch", "features"), "FP32"  # nothing is known of it, so no size is made up
 
 
 def _toml(shape: Shape) -> str:
