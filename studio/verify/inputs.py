@@ -225,11 +225,11 @@ def _cast(spec: TensorSpec, array: Array) -> Array:
         or np.can_cast(array.dtype, kind, "same_kind")
         or (array.dtype.kind in "biu" and kind.kind in "fV")
     ):
-        return np.ascontiguousarray(array.astype(kind))
+        return np.asarray(array.astype(kind), order="C")
     elif array.dtype.kind in "iu" and kind.kind in "iu":
         limits = np.iinfo(kind)
         if not array.size or (array.min() >= limits.min and array.max() <= limits.max):
-            return np.ascontiguousarray(array.astype(kind))
+            return np.asarray(array.astype(kind), order="C")
     raise InvalidInput(
         f"The sample input '{spec.name}' holds {array.dtype} values.",
         f"The model takes {spec.datatype}, and these can not be cast without changing them.",
