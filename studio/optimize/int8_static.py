@@ -111,7 +111,7 @@ def _prepare(work: Work, runs: Sequence[Feed], folder: Path) -> _Prepared:
     with qdq.quiet():
         ranges = calibrate(
             tidied,
-            layers.OPERATORS,
+            layers.operators_of(model),
             runs,
             work.text("method"),
             folder,

@@ -36,7 +36,6 @@ _CARRIED = _MERGED | {
     "Transpose",
     "Unsqueeze",
 }
-OPERATORS = tuple(sorted({*LAYERS, *_CARRIED}))
 _ATTENTION = frozenset(
     {
         "Attention",
@@ -103,6 +102,11 @@ def has_attention(model: Any) -> bool:
         or (node.op_type in ("MatMul", "FusedMatMul", "Einsum") and not any(name in constant for name in node.input))
         for node in graphs.all_nodes(model.graph)
     )
+
+
+def operators_of(model: Any) -> tuple[str, ...]:
+    """Operators whose inputs and outputs may be rounded. A mask's values, which break histograms, are none of them."""
+    return tuple(sorted(LAYERS if has_attention(model) else {*LAYERS, *_CARRIED}))
 
 
 def nodes_of(model: Any, layers: Collection[str]) -> list[str]:

@@ -62,13 +62,14 @@ def quantise(typed: Any, ranges: Ranges, chosen: Collection[str]) -> Any:
                 tensors_range=ranges.fresh(),
                 nodes_to_quantize=nodes,
                 nodes_to_exclude=[],
-                op_types_to_quantize=layers.OPERATORS,
+                op_types_to_quantize=layers.operators_of(typed),
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )
             made = quantiser.quantize_model()
         except Exception as error:
             raise Refused("The graph can not be quantised.", graphs.first_line(error)) from error
     layers.drop_idle_rounding(made, nodes)
+    graphs.drop_unused_weights(made)
     graphs.sort_nodes(made.graph)
     kept = [(entry.key, entry.value) for entry in made.metadata_props if (entry.key, entry.value) != _INFERRED]
     del made.metadata_props[:]
