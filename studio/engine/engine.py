@@ -54,6 +54,7 @@ class Engine:
         self.supervisor = Supervisor(
             replace(settings.serving, access_log=_below(workspace.root, settings.serving.access_log)),
             workspace.server_log,
+            workspace.artefacts,
             on_status=self._server_changed,
             on_tick=self._tick,
             on_requests=self._requests,

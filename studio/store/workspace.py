@@ -101,6 +101,11 @@ class Workspace:
         return self.root / "recordings"
 
     @property
+    def artefacts(self) -> Path:
+        """Graphs as the server has them optimised. A cache: whatever is in there can be made again."""
+        return self.root / "cache" / "serving"
+
+    @property
     def settings_file(self) -> Path:
         return self.root / "studio.toml"
 
