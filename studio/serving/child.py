@@ -1,10 +1,12 @@
-"""The server process: `python -m studio.serving.child --listen-fd N --control-fd M [--cache FOLDER]`.
+"""The server process: `python -m studio.serving.child --listen-fd N --control-fd M [--cache FOLDER]
+[--balance-fd B --place P]`.
 
 It inherits a listening socket and one end of a Unix socket pair (`studio.serving.control`), and exits with 0 after
 draining: on SIGTERM, when it is told to, and when its owner is gone. SIGINT is ignored, since a terminal sends it to
 the whole process group and the owner decides. Connections wait in the backlog until the first routing table is in
 force, so a server that takes another's place refuses nothing. In the cache folder are serving artefacts
-(`studio.serving.artefact`); without one, none are made.
+(`studio.serving.artefact`); without one, none are made. Several processes may serve one socket; the balance is memory
+that they share (`studio.serving.balance`), the place the number of this one.
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ from studio.serving import sessions
 from studio.serving.access_log import AccessLog
 from studio.serving.app import DIRECT, check_door, make_app
 from studio.serving.artefacts import Artefacts
+from studio.serving.balance import Balance
 from studio.serving.cache import Cache
-from studio.serving.connection import Listener
 from studio.serving.control import Answers, Channel, Drain, Elsewhere, Recordings
 from studio.serving.direct import Direct
 from studio.serving.executor import Executor
+from studio.serving.listener import Listener
 from studio.serving.peers import Order, Peers, Reply
 from studio.serving.peers import work as peers_work
 from studio.serving.recorder import Recorder
@@ -60,7 +63,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("studio.serving")
 
 
-async def serve(listening: socket.socket, control: socket.socket, cache: Path | None = None) -> int:
+async def serve(
+    listening: socket.socket,
+    control: socket.socket,
+    cache: Path | None = None,
+    shared: tuple[int, int] | None = None,
+) -> int:
     """Serve until told to stop, then drain. Returns the exit code: 0, or 1 where it could not go on."""
     code = 0
     loop = asyncio.get_running_loop()
@@ -97,7 +105,8 @@ async def serve(listening: socket.socket, control: socket.socket, cache: Path | 
             service.peers = peers
             service.router.on_change = functools.partial(_tell_loaded, channel, service, reporter)
         switch(recorder.on)
-        listener = Listener(make_app(service), listening, Direct(service, DIRECT, check_door))
+        direct = Direct(service, DIRECT, check_door)
+        listener = Listener(make_app(service), listening, direct, _balance(service, shared))
         channel.send("ready")
         grpc_server = await _start_grpc(service, channel) if service.settings.grpc_port else None
         applying = asyncio.create_task(_apply(channel, service, listener, tables))
@@ -144,6 +153,13 @@ async def _start_grpc(service: Service, channel: Channel) -> GrpcServer | None:
         return None
     channel.send("grpc", port=port, error="")
     return server
+
+
+def _balance(service: Service, shared: tuple[int, int] | None) -> Balance | None:
+    """With other processes of the server, if there are any; `shared` is the descriptor, and the place of this one."""
+    if shared is None:
+        return None
+    return Balance(shared[0], service.settings.workers, shared[1])
 
 
 def _artefacts(settings: ServingSettings, cache: Path | None) -> Artefacts | None:
@@ -234,7 +250,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--balance-fd", type=int)
+    parser.add_argument("--place", type=int, default=0)
     given = parser.parse_args(arguments)
+    balance = (given.balance_fd, given.place) if given.balance_fd is not None else None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Values out of range are looked for where they matter, and answered; a warning in the log helps nobody.
     np.seterr(all="ignore")
@@ -243,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     listening = socket.socket(fileno=given.listen_fd)
     control = socket.socket(fileno=given.control_fd)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(serve(listening, control, given.cache))
+        code = runner.run(serve(listening, control, given.cache, balance))
         logging.shutdown()
         # The runtime's and the loaders' threads may be in the middle of something; none of it is worth waiting for.
         os._exit(code)

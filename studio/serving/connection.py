@@ -1,17 +1,13 @@
-"""The HTTP connection: uvicorn's httptools protocol with limits on what it keeps, and the listener that makes them."""
+"""The HTTP connection: uvicorn's httptools protocol with limits on what it keeps."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-import socket
 from typing import Any
 
 import orjson
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from studio.serving.direct import Direct, DirectCall, head
 from studio.serving.http import BODY_BYTES_A_SECOND, BODY_SECONDS, Connection, Response, echoed, packed
@@ -26,7 +22,6 @@ HEAD_SECONDS = 30.0
 """A request line with its headers has to be complete after so long."""
 LINGER_SECONDS = 10.0
 """A client that was answered before its body was complete has so long to finish sending."""
-KEEP_ALIVE_SECONDS = 75
 Cycle = RequestResponseCycle | DirectCall | None
 FIRST_REQUEST_SECONDS = 1.0
 """On draining, a connection that was just accepted has so long to send the request that it was opened for."""
@@ -285,67 +280,3 @@ class ServingProtocol(HttpToolsProtocol):
             self._close_with(Refusal(408, "The request body came in too slowly."))
         else:
             self.transport.close()
-
-
-class Listener:
-    """Accepts connections from a listening socket that someone else made, and may go on using.
-
-    uvicorn's own `Server` wakes ten times a second to look whether it should stop; this one sleeps.
-    """
-
-    def __init__(self, app: Any, listening: socket.socket, direct: Direct | None = None) -> None:
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._listening = listening
-        self._direct = direct
-        self._state = ServerState()
-        self._config = Config(
-            app,
-            http=ServingProtocol,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        )
-        self._server: asyncio.Server | None = None
-        self._draining = False
-        self._empty = asyncio.Event()
-
-    async def start(self) -> None:
-        """Start accepting; until now, connections wait in the backlog."""
-        self._config.load()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._protocol, sock=self._listening, backlog=self._config.backlog)
-
-    async def drain(self, seconds: float) -> bool:
-        """Stop accepting and let requests under way finish. False when some had not after so long."""
-        if self._server is None:
-            return True
-        self._server.close()
-        # What has arrived already is read first, so that it is answered and not cut off.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        self._draining = True
-        for connection in tuple(self._state.connections):
-            connection.drain()  # type: ignore[union-attr]
-        self._lost()
-        try:
-            await asyncio.wait_for(self._empty.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
-
-    def _protocol(self) -> ServingProtocol:
-        protocol = ServingProtocol(
-            config=self._config,
-            server_state=self._state,
-            app_state={"on_connection_lost": self._lost, "direct": self._direct},
-        )
-        protocol.draining = self._draining
-        return protocol
-
-    def _lost(self) -> None:
-        if self._draining and not self._state.connections:
-            self._empty.set()

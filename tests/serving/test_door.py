@@ -16,7 +16,7 @@ import pytest
 from studio.core.settings import ServingSettings
 from studio.serving import app, connection, http
 from studio.serving.app import host_allowed, origin_allowed
-from studio.serving.connection import Listener
+from studio.serving.listener import Listener
 from tests.serving import graphs
 from tests.serving.harness import WAIT, Child, listen, receive_all, running
 
