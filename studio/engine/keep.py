@@ -30,6 +30,7 @@ from studio.engine.supervisor import Supervisor
 from studio.registry import changes, comparisons, series, versions
 from studio.registry.registry import Registry
 from studio.registry.routes import routing_table
+from studio.serving import artefact
 from studio.store.store import Store
 from studio.store.workspace import Workspace
 from studio.verify.machine import this_machine
@@ -293,6 +294,8 @@ class Keep:
         async with self._changing:
             freed = await self._run(lambda: changes.purge(self.registry, model, version, actor))
             await self._refresh_routes()
+            # What the server has made of the graphs would keep their weights.
+            await self._run(lambda: artefact.keep_only(self._workspace.artefacts, self.store.blobs.exists))
         self._told_version(model, version, "purged")
         return freed
 
