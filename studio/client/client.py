@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from studio.client.environments import EnvironmentCalls
+from studio.client.lab import LabCalls
 from studio.client.recordings import RecordingCalls
 from studio.client.routes import RouteCalls
 from studio.client.stream import listen
@@ -90,7 +91,7 @@ def _part(text: str) -> str:
     return quote(text, safe=":")
 
 
-class Client(EnvironmentCalls, RecordingCalls, RouteCalls):
+class Client(EnvironmentCalls, LabCalls, RecordingCalls, RouteCalls):
     """A connection to an engine. Synchronous, and safe to use from several threads.
 
     `actor` is what the journal says of who asked. Every method raises the StudioError that the engine answers with, and

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from studio.core.errors import Problem
+from studio.core.recipe import Plan
 
 STEPS: tuple[str, ...] = (
     "arrived",
@@ -18,6 +19,8 @@ STEPS: tuple[str, ...] = (
     "verified",
     "measured",
 )
+
+LAB_STEPS = STEPS[STEPS.index("optimised") :]
 
 StepState = Literal["pending", "running", "done", "failed", "skipped"]
 JobState = Literal["queued", "running", "waiting", "done", "failed", "cancelled"]
@@ -46,6 +49,9 @@ class Job:
     """`files` are absolute paths in the inbox; `digest` covers their content once settled.
 
     `fingerprint` (paths, sizes, times) tells an arrival that was worked through already from one that changed since.
+
+    A job of the `lab` is no arrival: it has no files, and makes variants of the version that it names by `plans` (none =
+    those of the settings), `again` where they are there.
     """
 
     id: str
@@ -63,6 +69,13 @@ class Job:
     version: int | None = None
     problem: Problem | None = None
     note: str = ""
+    kind: Literal["arrival", "lab"] = "arrival"
+    plans: tuple[Plan, ...] = ()
+    again: bool = False
+
+    @property
+    def is_arrival(self) -> bool:
+        return self.kind == "arrival"
 
     @property
     def finished(self) -> bool:

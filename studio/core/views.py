@@ -8,10 +8,11 @@ from typing import Literal
 from studio.core.errors import Problem
 from studio.core.jobs import Job
 from studio.core.journal import AliasMove, Entry, RouteChange, TrustedCode
-from studio.core.manifest import VariantManifest, VersionManifest
+from studio.core.manifest import Machine, VariantManifest, VersionManifest
 from studio.core.metrics import Point, ShadowFigures
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.recording import Recording
+from studio.core.recipe import RecipeEntry
 from studio.core.route import Route
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -54,6 +55,7 @@ class Status:
     jobs_active: int
     jobs_failed: int
     jobs_waiting: int = 0
+    lab_paused: bool = False
     notices: tuple[str, ...] = ()
     recording: tuple[Recording, ...] = ()
 
@@ -162,6 +164,22 @@ class RouteDetail:
     shadow_name: str = ""
     share: float = 1.0
     figures: tuple[ShadowFigures, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabState:
+    """The lab: whether it is `paused`, the `jobs` that make variants now or wait to, and all recipes.
+
+    `defaults` names those that every arrival gets, unless its settings say otherwise; `folder` is where the user's own
+    recipes lie.
+    """
+
+    paused: bool
+    jobs: tuple[str, ...]
+    recipes: tuple[RecipeEntry, ...]
+    defaults: tuple[str, ...]
+    folder: str
+    machine: Machine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from studio.core.journal import AliasMove, RouteChange
 from studio.core.metrics import RequestLine, Tick
 from studio.core.names import Reference, check_alias, check_model_name
 from studio.core.route import Route
-from studio.core.views import CallExample, RouteDetail, ServerStatus, Status, VersionRow
+from studio.core.views import CallExample, LabState, RouteDetail, ServerStatus, Status, VersionRow
 from studio.engine import wishes
 from studio.engine.answers import Answers
 from studio.engine.arrivals import Arrivals
@@ -28,6 +28,7 @@ from studio.engine.intake import Intake
 from studio.engine.jobs import Jobs
 from studio.engine.keep import Keep
 from studio.engine.lab import Lab
+from studio.engine.lab_orders import LabOrders
 from studio.engine.logs import Logs
 from studio.engine.measure import Measure
 from studio.engine.netron import Netron
@@ -66,6 +67,7 @@ class Engine:
         self.fork_servers = ForkServers(workspace.run / "warm", settings.workers.warm, settings.workers.warm_seconds)
         self.intake = Intake(workspace, self.keep, self.environments, self.fork_servers)
         self.lab = Lab(workspace, self.keep, self.fork_servers)
+        self.lab_orders = LabOrders(self.keep, self.jobs, self.lab, self.logs, settings.workers.recipes)
         self.jobs.use(self._take_in, self.lab.run)
         self.answers = Answers(workspace, self.keep, self.jobs)
         self.templates = Templates(workspace, self.keep, self.environments, self.fork_servers)
@@ -194,6 +196,7 @@ class Engine:
             jobs_active=self.jobs.active(),
             jobs_failed=self.jobs.failed(),
             jobs_waiting=len(self.jobs.waiting()),
+            lab_paused=self.lab.hold.on,
             notices=(*self.keep.notices, *self.arrivals.notices),
             recording=await self.recordings.active(),
         )
@@ -291,6 +294,12 @@ class Engine:
         target = self.keep.resolve(reference)
         body, path = await self.keep.example(target)
         return call_example(self.supervisor.url, parsed, body, path)
+
+    async def hold_lab(self, on: bool) -> LabState:
+        """Stop the lab's work where it is, or let it go on."""
+        state = self.lab_orders.pause() if on else self.lab_orders.resume()
+        self.bus.publish("status", await self.status())
+        return state
 
     async def netron(self, reference: str) -> str:
         """Open a graph in Netron on loopback; the URL to look at it."""

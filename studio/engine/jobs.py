@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from studio.core.errors import Cancelled, Conflict, NotFound, Problem, StudioError, Waiting
-from studio.core.jobs import STEPS, Job, Step
+from studio.core.jobs import LAB_STEPS, STEPS, Job, Step
+from studio.core.manifest import VersionManifest
 from studio.core.printable import printable_problem
+from studio.core.recipe import Plan
 from studio.engine.bus import Bus
 from studio.engine.logs import Logs
 from studio.engine.turns import Turns
@@ -27,7 +29,6 @@ from studio.store.jobs import JobStore
 
 MAX_ATTEMPTS = 10
 LANES: tuple[Literal["intake", "lab"], ...] = ("intake", "lab")
-LAB_STEPS = ("optimised", "verified", "measured")
 TELL_SECONDS = 0.2
 LEFT = "its files left the inbox"
 
@@ -99,7 +100,7 @@ class Jobs:
         return max(others, key=lambda job: (job.version or 0, job.created), default=None)
 
     def unfinished(self, stem: str) -> list[Job]:
-        return [job for job in self._jobs.values() if job.stem == stem and not job.finished]
+        return [job for job in self._jobs.values() if job.is_arrival and job.stem == stem and not job.finished]
 
     # -- changing
 
@@ -153,12 +154,37 @@ class Jobs:
     def create(self, stem: str, files: tuple[str, ...]) -> Job:
         """A job for something that was just seen in the inbox; it waits until the arrival has settled."""
         now = time.time()
-        key = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:6]}"
+        key = self._new_key(now)
         job = Job(id=key, stem=stem, state="queued", created=now, files=files)
         job = job.with_step(Step(name="arrived", state="done", started=now, ended=now))
         job = job.with_step(Step(name="settled", state="running", started=now))
         self._logs.add("job", "info", f"{stem} arrived", key)
         return self.update(job)
+
+    def create_lab(self, version: VersionManifest, plans: tuple[Plan, ...], again: bool) -> Job:
+        """A job that makes variants of a version that there is."""
+        now = time.time()
+        done = tuple(Step(name=name, state="pending" if name in LAB_STEPS else "skipped") for name in STEPS)
+        job = Job(
+            id=self._new_key(now),
+            stem=f"{version.model}:{version.version}",
+            state="queued",
+            created=now,
+            files=(),
+            steps=done,
+            format=version.source.format,
+            model=version.model,
+            version=version.version,
+            kind="lab",
+            plans=plans,
+            again=again,
+        )
+        self._logs.add("job", "info", f"the lab was asked for {job.stem}", job.id)
+        return self.update(job)
+
+    @staticmethod
+    def _new_key(now: float) -> str:
+        return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:6]}"
 
     def submit(self, key: str) -> None:
         """Run a settled job through its lanes."""
@@ -181,7 +207,7 @@ class Jobs:
 
     async def _run(self, key: str) -> None:
         try:
-            for lane in LANES:
+            for lane in LANES if self.get(key).is_arrival else LANES[1:]:
                 async with self._room[lane].turn(self.get(key).created):
                     if self.get(key).finished:
                         return
@@ -295,8 +321,10 @@ class Jobs:
         kept = {"arrived", "settled"} | (set(STEPS[: STEPS.index("optimised")]) if job.version is not None else set())
         steps = tuple(step if step.name in kept else Step(name=step.name) for step in job.steps)
         fresh = replace(job, state="queued", steps=steps, problem=None, note="", attempt=attempt)
-        settled = replace(fresh.step("settled"), state="done", ended=fresh.step("settled").ended or now, progress=None)
-        fresh = self.update(fresh.with_step(settled))
+        if job.is_arrival:
+            ended = fresh.step("settled").ended or now
+            fresh = fresh.with_step(replace(fresh.step("settled"), state="done", ended=ended, progress=None))
+        fresh = self.update(fresh)
         self.submit(fresh.id)
         return fresh
 
@@ -311,7 +339,7 @@ class Jobs:
                 self._cancelled(job.id, f"{LEFT} while the engine was down")
             elif job.resting:
                 continue
-            elif not job.digest:  # never settled: the inbox will report it afresh
+            elif job.is_arrival and not job.digest:  # never settled: the inbox will report it afresh
                 del self._jobs[job.id]
                 self._store.delete(job.id)
             elif job.attempt >= MAX_ATTEMPTS:

@@ -113,6 +113,10 @@ class Keep:
         """The version of `model` that was made from exactly this content, archived ones included."""
         return await self._run(lambda: versions.find_digest(self.registry, model, digest))
 
+    async def find_content(self, content: str, variant: str) -> VariantManifest | None:
+        """A variant of that name whose evidence rests on exactly this content."""
+        return await self._run(lambda: versions.find_content(self.registry, content, variant))
+
     async def add_version(self, draft: VersionManifest) -> VersionManifest:
         """Register a version; its number is given here. The blobs that it names are stored already."""
         async with self._changing:

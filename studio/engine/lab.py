@@ -1,78 +1,224 @@
-"""The lab lane: measures the reference, then makes and judges each recipe's variant."""
+"""The lab lane: measures the reference, then makes and judges each plan's variant.
+
+What rests on the same content (graph, samples, plan, gates, tools and machine) is never done twice: the evidence is
+taken over. What was judged before is judged again only where that was asked for, or where its figures are stale, and
+then on the graph that was made: a variant never changes under those who use it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studio.core import codec
+from studio.core.choice import stale_words
 from studio.core.errors import StepFailed
-from studio.core.manifest import Graph, VariantManifest, VersionManifest
+from studio.core.jobs import LAB_STEPS
+from studio.core.manifest import Graph, Machine, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.recipe import Plan, plan_of
+from studio.engine.captured import Captured
 from studio.engine.keep import Keep
 from studio.engine.sources import source_of
+from studio.optimize.base import recipes
+from studio.optimize.plans import plans_in
 from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import VariantResult, VariantTask
-from studio.pipeline.variants import make_variant
+from studio.pipeline.variants import Hold, make_variant
 from studio.store.journal import utc_now
 from studio.store.workspace import Workspace
+from studio.verify.machine import this_machine, tool_versions
 
 if TYPE_CHECKING:
     from studio.engine.jobs import Jobs
 
+Tell = Callable[[str, float | None, str], None]
+MAKERS = ("torch", "onnxslim", "scikit-learn")  # what recipes may use beside the tools that every manifest names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One variant to come: `before` is what there is of it already."""
+
+    plan: Plan
+    before: VariantManifest | None = None
+
 
 class Lab:
-    """Runs the variants of one version after the other, each in workers of its own."""
+    """Runs the variants of one version after the other, each in workers of its own. `hold` stops and resumes them."""
 
-    def __init__(self, workspace: Workspace, keep: Keep, fork_servers: ForkServers) -> None:
+    def __init__(
+        self, workspace: Workspace, keep: Keep, fork_servers: ForkServers, captured: Captured | None = None
+    ) -> None:
         self._workspace, self._keep, self._fork_servers = workspace, keep, fork_servers
+        self._captured = captured
+        self.hold = Hold()
+        self.machine = this_machine()
 
     async def run(self, jobs: Jobs, key: str) -> None:
-        """The whole lane. What a version has already is not made again; one that can only be served is measured."""
+        """The whole lane, for an arrival or for what a user asked the lab for."""
         job = jobs.get(key)
         if job.version is None:
             return
         detail = await self._keep.version_detail(job.model, job.version)
-        have = {variant.variant: variant for variant in detail.variants}
-        recipes = detail.manifest.recipes
-        if recipes is None:
-            recipes = self._workspace.settings.workers.recipes
-        serve_only = detail.manifest.serve_only
-        wanted = [REFERENCE_VARIANT, *(() if serve_only else recipes)]
-        missing = [recipe for recipe in wanted if recipe not in have]
-        for index, recipe in enumerate(missing):
-            tell = self._progress(jobs, key, recipe, index, len(missing))
-            have[recipe] = await self._make(jobs, key, detail.manifest, plan_of(recipe), tell)
-            await self._keep.add_variant(have[recipe])
-        outcomes = ", ".join(f"{name}: {have[name].verdict.outcome}" for name in wanted[1:])
-        for name in ("optimised", "verified"):
-            jobs.step(key, name, "skipped" if serve_only else "done", serve_only or outcomes)
-        jobs.step(key, "measured", "done", "the reference alone" if serve_only else outcomes)
+        version, have = detail.manifest, {variant.variant: variant for variant in detail.variants}
+        if self._captured is not None:
+            version = await asyncio.to_thread(self._captured.over, version)
+        turns = planned(self.plans_of(version, job.plans), have, self.machine, job.again)
+        # A user who asks has the patience; an arrival gets what the settings give it.
+        limit = self._workspace.settings.workers.lab_seconds if not job.plans and job.is_arrival else 0.0
+        spent, left = 0.0, list(turns)
+        while left and not (limit and spent >= limit):
+            await self.hold.free.wait()
+            turn, started = left[0], self._worked()
+            tell = self._progress(jobs, key, turn.plan.name, len(turns) - len(left), len(turns))
+            found = await self._known(version, turn) or await self._judged(
+                jobs, key, version, turn, tell, limit - spent if limit else None
+            )
+            spent += self._worked() - started
+            if found is None:
+                break
+            have[turn.plan.name] = found
+            await self._keep.add_variant(found)
+            left.pop(0)
+        await self._finish(jobs, key, version, have, [turn.plan.name for turn in left])
 
-    async def _make(
-        self,
-        jobs: Jobs,
-        key: str,
-        version: VersionManifest,
-        plan: Plan,
-        tell: Callable[[str, float | None, str], None],
-    ) -> VariantManifest:
+    def plans_of(self, version: VersionManifest, wanted: Sequence[Plan] = ()) -> list[Plan]:
+        """The reference, which is only measured, and the plans wanted; without any, those of the settings."""
+        if version.serve_only:
+            return [plan_of(REFERENCE_VARIANT)]
+        names = version.recipes if version.recipes is not None else self._workspace.settings.workers.recipes
+        return [plan_of(REFERENCE_VARIANT), *(wanted or self._defaults(names))]
+
+    @property
+    def folder(self) -> Path:
+        """Where the user's own recipes lie, as TOML."""
+        return self._workspace.root / "recipes"
+
+    def _defaults(self, names: Sequence[str]) -> list[Plan]:
+        known = recipes()
+        own = {} if all(name in known for name in names) else plans_in(self.folder, known).plans
+        # A name that nobody has becomes a variant that could not be made: its verdict names those that there are.
+        return [own.get(name) or plan_of(name) for name in names]
+
+    async def _finish(
+        self, jobs: Jobs, key: str, version: VersionManifest, have: Mapping[str, VariantManifest], left: Sequence[str]
+    ) -> None:
+        outcomes = ", ".join(f"{name}: {one.verdict.outcome}" for name, one in have.items() if not one.is_reference)
+        row = (await self._keep.version_detail(version.model, version.version)).row
+        for name in LAB_STEPS[:-1]:
+            jobs.step(key, name, "skipped" if version.serve_only else "done", version.serve_only or outcomes)
+        jobs.step(key, "measured", "done", "the reference alone" if version.serve_only else outcomes)
+        words = [jobs.get(key).note]
+        if not version.serve_only:
+            words.append(row.choice)
+        if left:
+            words.append(
+                f"The lab's time for one arrival is over (workers.lab_seconds); left: {', '.join(left)}. "
+                f"Go on: studio lab {version.model}:{version.version}"
+            )
+        jobs.update(replace(jobs.get(key), note=" ".join(word for word in words if word)))
+
+    def _worked(self) -> float:
+        """A clock that stands still while the lab is held."""
+        return time.monotonic() - self.hold.seconds
+
+    # -- one variant
+
+    async def _known(self, version: VersionManifest, turn: Turn) -> VariantManifest | None:
+        """The evidence of equal content, where it was gathered before."""
+        if turn.before is not None:
+            return None
+        content = self.content_of(version, turn.plan)
+        found = await self._keep.find_content(content, turn.plan.name)
+        if found is None:
+            return None
+        return replace(
+            found,
+            model=version.model,
+            version=version.version,
+            created=utc_now(),
+            run=1,
+            taken_from=f"{found.model}:{found.key}",
+        )
+
+    def content_of(self, version: VersionManifest, plan: Plan) -> str:
+        """A digest of all that a variant and its evidence depend on."""
+        samples = version.samples
+        parts = {
+            "graph": [version.graph.file.sha256, *(file.sha256 for file in version.graph.weights)],
+            "samples": [samples.kind, samples.file.sha256 if samples.file else ""],
+            "plan": plan,
+            "gates": version.gates_over(self._workspace.settings.gates),
+            "batchable": version.signature.batchable,
+            "threads": self._workspace.settings.serving.threads,
+            "machine": [self.machine.cpu, self.machine.cores, self.machine.runtime],
+            "tools": sorted(tool_versions(*MAKERS).items()),
+        }
+        return hashlib.sha256(codec.encode(parts)).hexdigest()
+
+    async def _judged(
+        self, jobs: Jobs, key: str, version: VersionManifest, turn: Turn, tell: Tell, seconds: float | None
+    ) -> VariantManifest | None:
+        """The variant with its evidence; None where `seconds` ended before it was made."""
+        plan, before = turn.plan, turn.before
         work = self._workspace.work_of(key) / plan.name
         await asyncio.to_thread(shutil.rmtree, work, True)
-        out = work / "out"
-        out.mkdir(parents=True)
+        (work / "out").mkdir(parents=True)
+        limits = self._workspace.settings.workers
+        if seconds is not None:
+            limits = replace(limits, wall_seconds=min(limits.wall_seconds, seconds))
+        started = self._worked()
+        try:
+            result = await make_variant(
+                limits,
+                work,
+                jobs.log_path(key),
+                self._task(version, turn, work / "out"),
+                self.machine,
+                tell,
+                fork_servers=self._fork_servers,
+                hold=self.hold,
+            )
+            if seconds is not None and result.measurement is None and self._worked() - started >= seconds:
+                return None
+            graph = await asyncio.to_thread(self._store, result) if result.graph else None
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self._workspace.work_of(key), True)
+        return VariantManifest(
+            model=version.model,
+            version=version.version,
+            variant=plan.name,
+            created=utc_now(),
+            plan=before.plan if before else plan,
+            verdict=result.verdict,
+            machine=result.machine,
+            tools=result.tools,
+            graph=version.graph if plan.name == REFERENCE_VARIANT else graph or (before.graph if before else None),
+            fidelity=result.fidelity,
+            measurement=result.measurement,
+            parameters=result.parameters or (before.parameters if before else {}),
+            run=before.run + 1 if before else 1,
+            content=self.content_of(version, plan),
+        )
+
+    def _task(self, version: VersionManifest, turn: Turn, out: Path) -> VariantTask:
         blobs = self._keep.store.blobs
         if version.samples.file is None:
             raise StepFailed(f"{version.model}:{version.version} has no sample inputs to measure with.")
-        task = VariantTask(
-            plan=plan,
+        made = turn.before.graph if turn.before and turn.plan.name != REFERENCE_VARIANT else None
+        recorded = self._captured.path(version.samples.file) if self._captured is not None else None
+        return VariantTask(
+            plan=turn.plan,
             reference=str(blobs.path(version.graph.file.sha256)),
             out=str(out),
-            samples=str(blobs.path(version.samples.file.sha256)),
+            samples=str(recorded or blobs.path(version.samples.file.sha256)),
             kind=version.samples.kind,
             batchable=version.signature.batchable,
             reference_size=version.graph.size,
@@ -80,21 +226,8 @@ class Lab:
             threads=self._workspace.settings.serving.threads,
             weights=tuple(str(blobs.path(file.sha256)) for file in version.graph.weights),
             source=source_of(version, self._keep),
+            graph=str(blobs.path(made.file.sha256)) if made else "",
         )
-        try:
-            result = await make_variant(
-                self._workspace.settings.workers,
-                work,
-                jobs.log_path(key),
-                task,
-                version.machine,
-                tell,
-                fork_servers=self._fork_servers,
-            )
-            graph = await asyncio.to_thread(self._store, result) if result.graph else None
-            return self._manifest(version, plan, result, graph)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, self._workspace.work_of(key), True)
 
     def _store(self, result: VariantResult) -> Graph:
         assert result.graph is not None
@@ -102,26 +235,7 @@ class Lab:
         return replace(result.graph, file=replace(reference, name=result.graph.file.name))
 
     @staticmethod
-    def _manifest(version: VersionManifest, plan: Plan, result: VariantResult, graph: Graph | None) -> VariantManifest:
-        return VariantManifest(
-            model=version.model,
-            version=version.version,
-            variant=plan.name,
-            created=utc_now(),
-            plan=plan,
-            verdict=result.verdict,
-            machine=result.machine,
-            tools=result.tools,
-            graph=graph if plan.name != REFERENCE_VARIANT else version.graph,
-            fidelity=result.fidelity,
-            measurement=result.measurement,
-            parameters=result.parameters,
-        )
-
-    @staticmethod
-    def _progress(
-        jobs: Jobs, key: str, recipe: str, index: int, count: int
-    ) -> Callable[[str, float | None, str], None]:
+    def _progress(jobs: Jobs, key: str, recipe: str, index: int, count: int) -> Tell:
         """Steps of one recipe as a share of all of them."""
 
         def tell(step: str, progress: float | None, detail: str) -> None:
@@ -129,3 +243,15 @@ class Lab:
             jobs.step(key, step, "running", f"{recipe}: {detail}" if detail else recipe, share)
 
         return tell
+
+
+def planned(
+    plans: Sequence[Plan], have: Mapping[str, VariantManifest], here: Machine, again: bool = False
+) -> list[Turn]:
+    """What is left to do: what is missing, what is stale, and, if `again`, what there is too."""
+    turns = []
+    for plan in plans:
+        before = have.get(plan.name)
+        if before is None or again or stale_words(before.machine, here):
+            turns.append(Turn(plan=plan, before=before))
+    return turns

@@ -6,6 +6,7 @@ Two processes, because what a recipe leaves in memory would be counted as the va
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,19 +28,28 @@ class Hold:
         self._workers: set[Worker] = set()
         self.free = asyncio.Event()
         self.free.set()
+        self._since = self._before = 0.0
 
     @property
     def on(self) -> bool:
         return not self.free.is_set()
 
+    @property
+    def seconds(self) -> float:
+        """How long it has stopped them by now, in all."""
+        return self._before + (time.monotonic() - self._since if self._since else 0.0)
+
     def stop(self) -> None:
         """Stop what runs where it is, and keep others from starting."""
+        if not self.on:
+            self._since = time.monotonic()
         self.free.clear()
         for worker in self._workers:
             worker.pause()
 
     def release(self) -> None:
         """Let everything go on."""
+        self._before, self._since = self.seconds, 0.0
         self.free.set()
         for worker in self._workers:
             worker.resume()

@@ -14,7 +14,7 @@ from studio import __version__
 from studio.core import codec
 from studio.core.errors import InvalidInput, Problem, StudioError
 from studio.core.views import ApiError
-from studio.engine.api import actions, queries, recordings
+from studio.engine.api import actions, lab, queries, recordings
 from studio.engine.api.security import Gate
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def create_app(engine: Engine, token: str) -> ASGIApp:
     app.include_router(queries.router, prefix="/api")
     app.include_router(actions.router, prefix="/api")
     app.include_router(recordings.router, prefix="/api")
+    app.include_router(lab.router, prefix="/api")
 
     @app.exception_handler(StudioError)
     async def foreseen(_: Request, error: StudioError) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from studio.core.recording import DEFAULT_ROWS, DEFAULT_SECONDS
 
@@ -143,3 +143,25 @@ class PlanBody:
     seconds: float = 20.0
     clients: int = 1
     slice_seconds: float = 0.5
+
+
+@dataclass
+class OwnRecipe:
+    """A recipe of the user's: the name of its file, and the TOML in it."""
+
+    file: str
+    text: str
+
+
+@dataclass
+class LabBody:
+    """Make variants of the version that `reference` means, by `recipes` and the user's `own`; none = the default ones.
+
+    `again`: judge those too that are there. `stale`: instead, everything whose figures are of another machine.
+    """
+
+    reference: str = ""
+    recipes: list[str] = field(default_factory=list)
+    own: list[OwnRecipe] = field(default_factory=list)
+    again: bool = False
+    stale: bool = False

@@ -1,0 +1,342 @@
+"""The lab lane: what it makes, what it takes over, what it leaves when its time is over, and how it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from studio.core.errors import Conflict, InvalidInput, NotFound
+from studio.core.jobs import Job
+from studio.core.manifest import Interval, Outcome, VariantManifest, Verdict, VersionManifest
+from studio.core.recipe import plan_of
+from studio.engine import lab as laboratory
+from studio.engine.lab import Lab
+from studio.engine.lab_orders import LabOrders
+from studio.pipeline.forkservers import ForkServers
+from studio.pipeline.messages import VariantResult, VariantTask
+from studio.pipeline.variants import Hold
+from studio.store.journal import utc_now
+from tests.engine.conftest import Parts
+from tests.manifests import fidelity, measurement, version
+
+SMALL = """
+[[steps]]
+recipe = "sparse"
+amount = 0.2
+
+[[steps]]
+recipe = "int8"
+"""
+
+
+@dataclass
+class Workers:
+    """Stands for the workers of the lab: judges at once, as `outcomes` and `speeds` say."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
+    tasks: list[VariantTask] = field(default_factory=list)
+    walls: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def made(self) -> list[str]:
+        return [task.plan.name for task in self.tasks]
+
+    async def __call__(self, settings, scratch, log, task: VariantTask, machine, tell, fork_servers=None, hold=None):
+        assert isinstance(hold, Hold)
+        self.tasks.append(task)
+        self.walls.append(settings.wall_seconds)
+        tell("optimised", 0.5, "at work")
+        await asyncio.sleep(self.seconds)
+        name = task.plan.name
+        outcome = self.outcomes.get(name, "reference" if name == "fp32" else "keep")
+        verdict = Verdict(outcome=outcome, sentence=f"{name}: {outcome}.", reason=f"{outcome} for a reason")
+        if outcome == "not applicable":
+            return VariantResult(verdict=verdict, machine=machine, tools={})
+        speed = self.speeds.get(name, 2.0)
+        figures = replace(measurement(1.0), speedup=None if name == "fp32" else Interval(speed, speed, speed))
+        path = scratch / "out" / "model.onnx"
+        if task.graph:
+            shutil.copy(task.graph, path)
+        else:
+            path.write_bytes(f"graph of {name}".encode())
+        graph = None if name == "fp32" else version(None).graph
+        if graph:
+            from studio.pipeline.intake import file_ref
+
+            graph = replace(graph, file=file_ref(path))
+        return VariantResult(
+            verdict=verdict,
+            machine=machine,
+            tools={},
+            graph=graph,
+            graph_path=str(path),
+            fidelity=fidelity(0.999),
+            measurement=figures,
+        )
+
+
+class Bench(Parts):
+    """A lab over a workspace, with workers that cost nothing."""
+
+    def furnish(self, workers: Workers) -> None:
+        self.workers, self.open = workers, True
+        self.lab = Lab(self.workspace, self.keep, ForkServers(self.workspace.run / "warm", 0, 1.0))
+        self.orders = LabOrders(self.keep, self.jobs, self.lab, self.logs, ("fp16", "int8"))
+
+        async def nothing(jobs: object, key: str) -> None:
+            return
+
+        self.jobs.use(nothing, self.lab.run)
+
+    async def version(self, model: str = "digits", content: str = "same", **changes: object) -> VersionManifest:
+        blobs = self.keep.store.blobs
+        draft = version(blobs, model=model, content=content)
+        samples = replace(draft.samples, kind="labelled", file=blobs.put_bytes(b"rows", "samples.npz"))
+        return await self.keep.add_version(replace(draft, samples=samples, created=utc_now(), **changes))
+
+    async def arrive(self, model: str = "digits", **changes: object) -> Job:
+        """An arrival that is registered, and through the lab."""
+        manifest = await self.version(model, **changes)
+        job = self.jobs.update(replace(self.job(model, f"{model}.toy"), model=model, version=manifest.version))
+        self.jobs.submit(job.id)
+        return await self.done(job)
+
+    async def close(self) -> None:
+        if self.open:
+            self.open = False
+            await self.jobs.stop()
+            await self.keep.close()
+            self.logs.close()
+
+    async def done(self, job: Job) -> Job:
+        async with asyncio.timeout(20):
+            while not self.jobs.get(job.id).finished:  # noqa: ASYNC110 - as a client would
+                await asyncio.sleep(0.005)
+        return self.jobs.get(job.id)
+
+    async def variants(self, model: str = "digits", number: int = 1) -> dict[str, VariantManifest]:
+        return {one.variant: one for one in (await self.keep.version_detail(model, number)).variants}
+
+
+@pytest.fixture
+async def bench(tmp_path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    workers = Workers()
+    monkeypatch.setattr(laboratory, "make_variant", workers)
+    await made.keep.open()
+    made.furnish(workers)
+    yield made
+    await made.close()
+
+
+def limited(bench: Bench, **changes: object) -> None:
+    settings = bench.workspace.settings
+    object.__setattr__(bench.workspace, "settings", replace(settings, workers=replace(settings.workers, **changes)))
+
+
+async def test_an_arrival_gets_the_default_recipes_and_ends_with_the_choice(bench: Bench) -> None:
+    bench.workers.speeds = {"int8": 3.0}
+    job = await bench.arrive()
+    assert (job.state, bench.workers.made) == ("done", ["fp32", "fp16", "int8"])
+    assert job.note == "int8: keep for a reason; fp16 kept too: keep for a reason."
+    row = (await bench.keep.version_detail("digits", 1)).row
+    assert (row.auto, row.choice) == ("int8", job.note)
+    assert bench.keep.resolve("digits:1-auto").name == "digits:1-int8"
+
+
+async def test_equal_content_is_never_judged_twice(bench: Bench) -> None:
+    await bench.arrive("digits")
+    bench.workers.tasks.clear()
+    await bench.arrive("letters")
+    assert bench.workers.made == []
+    known, own = await bench.variants("digits"), await bench.variants("letters")
+    assert own["int8"].taken_from == "digits:1-int8" and own["int8"].measurement == known["int8"].measurement
+    assert own["fp32"].verdict.outcome == "reference"
+    assert bench.keep.resolve("letters:1-int8").sha256 == bench.keep.resolve("digits:1-int8").sha256
+    # The evidence outlives the version that it came from.
+    await bench.keep.archive("digits", 1, "test")
+    await bench.keep.purge("digits", 1, "test")
+    assert bench.keep.store.blobs.verify(bench.keep.resolve("letters:1-int8").sha256)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"content": "other weights"}, {"gates": {"min_cosine": 0.5}}, {"samples": "others"}, {"machine": "other"}],
+)
+async def test_whatever_the_evidence_rests_on_counts(bench: Bench, changes: dict[str, object]) -> None:
+    await bench.arrive("digits")
+    bench.workers.tasks.clear()
+    if changes.pop("machine", ""):
+        bench.lab.machine = replace(bench.lab.machine, cores=512)
+    if changes.pop("samples", ""):
+        manifest = await bench.version("letters")
+        file = bench.keep.store.blobs.put_bytes(b"other rows", "samples.npz")
+        changed = replace(manifest, samples=replace(manifest.samples, file=file))
+        assert bench.lab.content_of(changed, plan_of("int8")) != bench.lab.content_of(manifest, plan_of("int8"))
+        return
+    await bench.arrive("letters", **changes)
+    assert bench.workers.made == ["fp32", "fp16", "int8"]
+
+
+async def test_an_order_makes_what_is_missing_and_nothing_twice(bench: Bench) -> None:
+    await bench.arrive()
+    assert await bench.orders.order("digits:1") == []
+    bench.workers.tasks.clear()
+    (job,) = await bench.orders.order("digits:1", ["int8-static", "int8"], [("small.toml", SMALL)])
+    assert (job.kind, job.stem) == ("lab", "digits:1")
+    ended = await bench.done(job)
+    assert bench.workers.made == ["int8-static", "small"]
+    assert [step.state for step in ended.steps] == ["skipped"] * 6 + ["done"] * 3
+    made = await bench.variants()
+    assert made["small"].plan.text == "sparse (amount 0.2), then int8"
+    # The same file once more: it is there.
+    assert await bench.orders.order("digits:1", [], [("small.toml", SMALL)]) == []
+
+
+async def test_judged_again_is_a_further_run_of_the_same_graph(bench: Bench) -> None:
+    await bench.arrive()
+    before = (await bench.variants())["int8"]
+    await bench.keep.move_alias("digits", "production", "1-auto", "", "test")
+    bench.workers.tasks.clear()
+    bench.workers.outcomes = {"int8": "reject"}
+    (job,) = await bench.orders.order("digits:1", ["int8"], again=True)
+    await bench.done(job)
+    assert bench.workers.made == ["fp32", "int8"]
+    assert before.graph is not None
+    assert bench.workers.tasks[1].graph == str(bench.keep.store.blobs.path(before.graph.file.sha256))
+    after = (await bench.variants())["int8"]
+    assert (after.run, after.verdict.outcome, after.graph) == (2, "reject", before.graph)
+    # What serves stays; what `auto` means follows the evidence.
+    assert bench.keep.resolve("digits").variant in ("int8", "fp16")
+    assert bench.keep.resolve("digits:1-auto").variant == "fp16"
+    events = [entry.action for entry in await bench.keep.journal_entries(3)]
+    assert events[:2] == ["variant.judged", "variant.judged"]
+
+
+async def test_what_could_not_be_made_is_made_again(bench: Bench) -> None:
+    bench.workers.outcomes = {"int8": "not applicable"}
+    await bench.arrive()
+    assert (await bench.variants())["int8"].graph is None
+    bench.workers.outcomes = {}
+    (job,) = await bench.orders.order("digits:1", ["int8"], again=True)
+    await bench.done(job)
+    after = (await bench.variants())["int8"]
+    assert (after.run, after.verdict.outcome) == (2, "keep") and after.graph is not None
+    assert bench.keep.resolve("digits:1-int8").variant == "int8"
+
+
+async def test_stale_figures_are_measured_again_when_asked(bench: Bench) -> None:
+    await bench.arrive("digits")
+    await bench.arrive("letters", content="other")
+    assert await bench.orders.order_stale() == []
+    await bench.close()
+    here = replace(bench.lab.machine, runtime="onnxruntime 99")
+    moved = Bench(bench.workspace.root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("studio.engine.keep.this_machine", lambda: here)
+        await moved.keep.open()
+    moved.furnish(bench.workers)
+    moved.lab.machine = here
+    try:
+        row = (await moved.keep.version_detail("digits", 1)).row
+        assert row.auto == "fp32" and "onnxruntime 99" in {one.variant: one.stale for one in row.variants}["int8"]
+        bench.workers.tasks.clear()
+        jobs = await moved.orders.order_stale()
+        assert {job.stem for job in jobs} == {"digits:1", "letters:1"}
+        for job in jobs:
+            await moved.done(job)
+        assert sorted(bench.workers.made) == sorted(["fp32", "fp16", "int8"] * 2)
+        row = (await moved.keep.version_detail("digits", 1)).row
+        assert row.auto != "fp32" and not any(one.stale for one in row.variants)
+        assert await moved.orders.order_stale() == []
+    finally:
+        await moved.close()
+
+
+async def test_the_time_of_an_arrival_ends_and_what_is_left_is_said(bench: Bench) -> None:
+    limited(bench, lab_seconds=0.05)
+    bench.workers.seconds = 0.1
+    job = await bench.arrive()
+    assert job.state == "done" and bench.workers.made == ["fp32"]
+    assert "left: fp16, int8. Go on: studio lab digits:1" in job.note
+    assert all(wall <= 0.05 for wall in bench.workers.walls)
+    bench.workers.tasks.clear()
+    (order,) = await bench.orders.order("digits:1")
+    ended = await bench.done(order)
+    assert bench.workers.made == ["fp16", "int8"] and "left" not in ended.note
+
+
+async def test_a_paused_lab_waits_and_its_clock_stands_still(bench: Bench) -> None:
+    assert bench.orders.pause().paused and bench.orders.state().paused
+    limited(bench, lab_seconds=0.05)
+    manifest = await bench.version()
+    job = bench.jobs.update(replace(bench.job(), model="digits", version=manifest.version))
+    bench.jobs.submit(job.id)
+    await asyncio.sleep(0.1)
+    assert bench.workers.made == [] and bench.orders.state().jobs == ()
+    assert not bench.orders.resume().paused
+    ended = await bench.done(job)
+    assert bench.workers.made == ["fp32", "fp16", "int8"] and "left" not in ended.note
+
+
+async def test_an_order_survives_the_engine(bench: Bench) -> None:
+    await bench.arrive()
+    bench.orders.pause()
+    (job,) = await bench.orders.order("digits:1", [], [("small.toml", SMALL)])
+    assert bench.orders.state().jobs == (job.id,)
+    await bench.jobs.stop()
+    again = Parts(bench.workspace.root)
+    again.jobs.use(*bench.jobs._lanes.values())
+    bench.orders.resume()
+    again.jobs.recover()
+    async with asyncio.timeout(20):
+        while not again.jobs.get(job.id).finished:  # noqa: ASYNC110 - as a client would
+            await asyncio.sleep(0.005)
+    assert again.jobs.get(job.id).state == "done"
+    assert (await bench.variants())["small"].plan == job.plans[0]
+
+
+async def test_orders_that_make_no_sense_are_refused(bench: Bench) -> None:
+    await bench.arrive()
+    with pytest.raises(NotFound, match="no recipe 'int9'"):
+        await bench.orders.order("digits:1", ["int9"])
+    with pytest.raises(NotFound):
+        await bench.orders.order("digits:7")
+    with pytest.raises(InvalidInput, match="Two recipes"):
+        await bench.orders.order("digits:1", ["int8", "int8"])
+    with pytest.raises(InvalidInput, match=r"small\.toml, line 3"):
+        await bench.orders.order("digits:1", [], [("small.toml", SMALL.replace('"sparse"', '"spars"'))])
+    (job,) = await bench.orders.order("digits:1", [], [("small.toml", SMALL)])
+    await bench.done(job)
+    with pytest.raises(Conflict, match="made in another way"):
+        await bench.orders.order("digits:1", [], [("small.toml", SMALL.replace("0.2", "0.3"))])
+    served = await bench.version("old", content="old", serve_only="It is an .ort file.")
+    with pytest.raises(Conflict, match="No variants"):
+        await bench.orders.order(f"old:{served.version}", ["int8"])
+    await bench.keep.archive("digits", 1, "test")
+    with pytest.raises(Conflict, match="archived"):
+        await bench.orders.order("digits:1")
+
+
+async def test_recipes_of_the_workspace_are_listed_and_taken_by_name(bench: Bench) -> None:
+    await bench.arrive()
+    folder = bench.workspace.root / "recipes"
+    folder.mkdir()
+    (folder / "small.toml").write_text(SMALL)
+    (folder / "broken.toml").write_text("steps = 3")
+    state = bench.orders.state()
+    entries = {one.name: one for one in state.recipes}
+    assert "fp32" not in entries and entries["int8"].origin == "built in"
+    assert entries["small"].steps == "sparse (amount 0.2), then int8" and entries["broken"].problem
+    assert state.defaults == ("fp16", "int8") and state.folder == str(folder)
+    (job,) = await bench.orders.order("digits:1", ["small"])
+    await bench.done(job)
+    assert "small" in await bench.variants()
+    with pytest.raises(InvalidInput, match="broken"):
+        await bench.orders.order("digits:1", ["broken"])
