@@ -28,8 +28,8 @@ class ServerProcess:
 
     `balance` is empty, or holds the descriptor of the memory that all processes share, and `place` is the number of
     this one. `first` gives the messages that a new one begins with; `on_message` gets what it says, `on_start` and
-    `on_end` are told of its life, `on_end` with words for how it ended. `ready` tells whether it has taken its settings, `loaded`
-    what it has loaded; `figures` are the newest that it gave. All methods belong to the engine's event loop.
+    `on_end` are told of its life, `on_end` with words for how it ended. `ready` tells whether it has taken its
+    settings, `loaded` what it has loaded; `figures` are the newest that it gave. All methods belong to the engine's event loop.
     """
 
     def __init__(

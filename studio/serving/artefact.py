@@ -21,6 +21,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,22 @@ def sweep(folder: Path, most: int) -> None:
             break
         shutil.rmtree(place, ignore_errors=True)
         held -= size
+
+
+def keep_only(folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Delete the artefacts of graphs, by their SHA-256, that are not wanted: of a model that was deleted, its weights
+    must not stay behind. Blocks; does nothing where there is no cache."""
+    try:
+        places = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return
+    for place in places:
+        try:
+            made = codec.decode((place / MADE).read_bytes(), Made, "serving artefact")
+        except (OSError, StudioError):
+            continue  # half made, or damaged: swept when another is made
+        if not wanted(made.graph):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _foreign(place: Path) -> bool:

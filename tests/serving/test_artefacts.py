@@ -235,3 +235,11 @@ def test_a_second_version_of_the_same_graph_shares_its_session(tmp_path: Path, h
         assert not server.apply(graphs.table(replace(heavy, version=2), generation=4))
         assert server.infer("m:2", ones())[0] == 200
     assert not (tmp_path / "cache").exists()
+
+
+def test_of_deleted_models_nothing_stays(cache: Path, heavy: Target) -> None:
+    artefact.keep_only(cache, lambda sha256: sha256 == heavy.sha256)
+    assert place(cache, heavy).exists()
+    artefact.keep_only(cache, lambda sha256: False)
+    assert not place(cache, heavy).exists()
+    artefact.keep_only(cache / "nowhere", lambda sha256: False)
