@@ -20,7 +20,7 @@ from studio.optimize.base import Given, Option, Work
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _LEAST_SHARE = 0.1
 """Of all weights; with fewer in matrices and embeddings, nothing would come of it."""
-_FEWEST = 1024  # smaller matrices gain less than a node costs
+_FEWEST = 256  # smaller matrices gain less than a node costs
 _DOMAIN = "com.microsoft"
 _EMBEDDING_BITS = 8  # looked up and not multiplied: 4 bits would save little, and harm much
 

@@ -46,9 +46,7 @@ def apply(work: Work) -> dict[str, str]:
     """Write the fused graph. Raises Refused when no attention was fused, or it does not load."""
     work.report(0.0, "reading the graph")
     with tempfile.TemporaryDirectory(dir=work.out.parent) as place:
-        whole = Path(place) / "whole.onnx"
-        graphs.save(graphs.load(work.src), whole)
-        model = graphs.tidied(whole, Path(place) / "tidied.onnx")
+        model = graphs.tidied(work.src, Path(place) / "tidied.onnx")
     heads, hidden = _sizes(model)
     heads, hidden = int(work.number("heads")) or heads, int(work.number("hidden")) or hidden
     version, attentions = model.ir_version, len(_softmaxes(model))

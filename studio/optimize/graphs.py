@@ -32,13 +32,23 @@ def save(model: Any, out: Path) -> None:
     """Write one self-contained file. Raises Refused above protobuf's 2 GB."""
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     _drop_unused_imports(model)
-    if model.ByteSize() > _MAX_BYTES:
+    if _bytes(model) > _MAX_BYTES:
         raise Refused(
             "The variant would be larger than 2 GB.",
             "A self-contained ONNX file can not be.",
             "The reference with its external weights serves as it is.",
         )
     out.write_bytes(model.SerializeToString())
+
+
+def _bytes(model: Any) -> int:
+    """Bytes of the file; more than there can be where protobuf does not get as far as counting them."""
+    from google.protobuf.message import EncodeError
+
+    try:
+        return int(model.ByteSize())
+    except EncodeError:
+        return _MAX_BYTES + 1
 
 
 def tidied(src: Path, out: Path) -> Any:
@@ -61,7 +71,7 @@ def tidied(src: Path, out: Path) -> Any:
         ort.InferenceSession(str(src), options, providers=["CPUExecutionProvider"])
         model = onnx.load(out)
     except Exception as error:
-        raise Refused("The graph can not be read.", first_line(error), "Export it again.") from error
+        raise Refused("The graph can not be prepared.", first_line(error), "Export it again.") from error
     constants_to_initialisers(model)
     fix_weights(model)
     taken: set[str] = set()

@@ -102,9 +102,8 @@ def _rows(feed: Feed) -> int:
 
 def _prepare(work: Work, runs: Sequence[Feed], folder: Path) -> _Prepared:
     work.report(0.0, "reading the graph")
-    graphs.save(_current(graphs.load(work.src)), folder / "whole.onnx")
     tidied = folder / "tidied.onnx"
-    model = graphs.tidied(folder / "whole.onnx", tidied)
+    model = graphs.tidied(_current(work.src, folder), tidied)
     layers.type_layers(model)
     tidied.write_bytes(model.SerializeToString())
     work.report(0.05, "learning ranges from samples")
@@ -144,21 +143,27 @@ def _prepare(work: Work, runs: Sequence[Feed], folder: Path) -> _Prepared:
     return _Prepared(qdq.with_types(model), ranges, able, unable)
 
 
-def _current(model: Any) -> Any:
-    """The model in an operator set that has one scale per channel."""
+def _current(src: Path, folder: Path) -> Path:
+    """The graph in an operator set that has one scale per channel: itself, mostly."""
     import onnx
 
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), _OLDEST_OPSET)
-    if version >= _OLDEST_OPSET:
-        return model
     try:
-        return onnx.version_converter.convert_version(model, _OLDEST_OPSET)
+        imports = onnx.load(src, load_external_data=False).opset_import
+    except Exception as error:
+        raise Refused("The graph can not be read.", graphs.first_line(error), "Export it again.") from error
+    version = next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), _OLDEST_OPSET)
+    if version >= _OLDEST_OPSET:
+        return src
+    try:
+        newer = onnx.version_converter.convert_version(graphs.load(src), _OLDEST_OPSET)
     except Exception as error:
         raise Refused(
             f"The graph's operator set, {version}, is too old to quantise by channel.",
             graphs.first_line(error),
             f"Export it again with operator set {_OLDEST_OPSET} or newer.",
         ) from error
+    graphs.save(newer, folder / "newer.onnx")
+    return folder / "newer.onnx"
 
 
 def _choose(work: Work, prepared: _Prepared, runs: Sequence[Feed], folder: Path) -> tuple[list[str], dict[str, str]]:
