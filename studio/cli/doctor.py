@@ -22,11 +22,18 @@ from studio.client.connect import attach
 from studio.core.errors import StudioError
 
 DISTRIBUTION = "ort-studio"
+PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 FREE_BYTES = 2_000_000_000
 WATCHES = 8192
 INSTANCES = 64
 REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?")
 EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
+# What an extra that is missing costs, where that is not a model.
+WITHOUT = {
+    "tf": "TensorFlow models are converted in an environment of its own, which is made when one comes.",
+    "text": "Models that take tokens are served without preparing texts for them.",
+    "image": "Models that take pixels are served without reading pictures for them.",
+}
 PROBE_SECONDS = 90
 NAMESPACES = (
     "Permit namespaces to users (kernel.unprivileged_userns_clone=1; on Ubuntu "
@@ -79,9 +86,8 @@ def python() -> Finding:
 
 def packages() -> Iterator[Finding]:
     """Whether what Studio needs is installed, and which extras are not."""
-    try:
-        required = importlib.metadata.requires(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
+    required = _required()
+    if required is None:
         yield Finding(
             name="packages",
             state="problem",
@@ -89,13 +95,10 @@ def packages() -> Iterator[Finding]:
             fix="Run: pip install -e .",
         )
         return
-    needed: dict[str, list[str]] = {}
-    for line in required:
-        match, belongs = REQUIREMENT.match(line), EXTRA.search(line)
-        if match and "sys_platform" not in line:
-            needed.setdefault(belongs[1] if belongs else "", []).append(match[1])
-    for extra, names in needed.items():
-        if extra == "dev":
+    for extra, lines in required.items():
+        matches = [match for line in lines if "sys_platform" not in line and (match := REQUIREMENT.match(line))]
+        names = [match[1] for match in matches]
+        if extra == "dev" or not names:
             continue
         versions = {name: _version(name) for name in names}
         missing = [name for name, version in versions.items() if version is None]
@@ -103,10 +106,11 @@ def packages() -> Iterator[Finding]:
         if not missing:
             yield Finding(name=label, state="ok", detail=", ".join(f"{name} {versions[name]}" for name in names))
         elif extra:
+            without = WITHOUT.get(extra, "Models that need it are refused.")
             yield Finding(
                 name=label,
                 state="note",
-                detail=f"not installed: {', '.join(missing)}. Models that need it are refused.",
+                detail=f"not installed: {', '.join(missing)}. {without}",
                 fix=f"pip install '{DISTRIBUTION}[{extra}]'",
             )
         else:
@@ -116,6 +120,28 @@ def packages() -> Iterator[Finding]:
                 detail=f"missing: {', '.join(missing)}",
                 fix=f"pip install --force-reinstall {DISTRIBUTION}",
             )
+
+
+def _required() -> dict[str, list[str]] | None:
+    """Requirements of Studio itself (under '') and of its extras; None where it is not installed.
+
+    A checkout that is installed as it stands says so in pyproject.toml: what was noted at its installation is older.
+    """
+    try:
+        noted = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    try:
+        project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+        if project["name"] == DISTRIBUTION:
+            return {"": list(project["dependencies"]), **project["optional-dependencies"]}
+    except (OSError, ValueError, KeyError):
+        pass  # an ordinary installation has none
+    found: dict[str, list[str]] = {"": []}
+    for line in noted:
+        belongs = EXTRA.search(line)
+        found.setdefault(belongs[1] if belongs else "", []).append(line)
+    return found
 
 
 def _version(name: str) -> str | None:

@@ -74,6 +74,20 @@ def test_missing_packages_name_the_exact_command(monkeypatch: pytest.MonkeyPatch
     assert found["extra torch"].fix == "pip install 'ort-studio[torch]'"
 
 
+def test_every_extra_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    extras = {"torch", "keras", "sklearn", "boosters", "catboost", "tf", "text", "image"}
+    found = {one.name: one for one in doctor.packages()}
+    assert {f"extra {extra}" for extra in extras} <= set(found)
+    assert "extra dev" not in found
+    monkeypatch.setattr(doctor, "PROJECT", tmp_path / "none.toml")  # as where it is installed from a wheel
+    noted = ["click<9,>=8.1", "nowhere-to-be-found>=1; extra == 'image'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: noted)
+    found = {one.name: one for one in doctor.packages()}
+    assert set(found) == {"packages", "extra image"}
+    assert found["extra image"].fix == "pip install 'ort-studio[image]'"
+    assert "without reading pictures" in found["extra image"].detail
+
+
 def test_the_port_is_looked_at_where_studio_toml_says(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
