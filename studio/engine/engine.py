@@ -21,6 +21,7 @@ from studio.engine.answers import Answers
 from studio.engine.arrivals import Arrivals
 from studio.engine.bus import Bus
 from studio.engine.call import call_example
+from studio.engine.captured import Captured
 from studio.engine.comparisons import Comparisons
 from studio.engine.environments import Environments
 from studio.engine.folders import remove_folder
@@ -66,7 +67,14 @@ class Engine:
         self.environments = Environments(self.logs, workspace.logs, settings.workers.environments == "auto")
         self.fork_servers = ForkServers(workspace.run / "warm", settings.workers.warm, settings.workers.warm_seconds)
         self.intake = Intake(workspace, self.keep, self.environments, self.fork_servers)
-        self.lab = Lab(workspace, self.keep, self.fork_servers)
+        self.recordings = Recordings(
+            workspace.recordings,
+            self.logs,
+            self.supervisor.record,
+            signature=lambda model: self.keep.resolve(model).signature,
+            on_change=lambda: self._later(self._tell_status()),
+        )
+        self.lab = Lab(workspace, self.keep, self.fork_servers, Captured(self.recordings.folder))
         self.lab_orders = LabOrders(self.keep, self.jobs, self.lab, self.logs, settings.workers.recipes)
         self.jobs.use(self._take_in, self.lab.run)
         self.answers = Answers(workspace, self.keep, self.jobs)
@@ -76,13 +84,6 @@ class Engine:
             self.keep, self.bus, self.logs, Measure(self.keep, self.supervisor, settings.serving).run
         )
         self.shadows = Shadows()
-        self.recordings = Recordings(
-            workspace.recordings,
-            self.logs,
-            self.supervisor.record,
-            signature=lambda model: self.keep.resolve(model).signature,
-            on_change=lambda: self._later(self._tell_status()),
-        )
         self._netron = Netron(workspace)
         self._started = time.time()
         self._control_url = ""
