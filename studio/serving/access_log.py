@@ -1,16 +1,17 @@
 """The access log: one JSON line for each inference request, where the user asked for it.
 
-Lines are kept for a moment and written together, so that a request pays for making its line and not for the disk. A
-full file is renamed (`access.jsonl.1` … `.5`), the oldest one goes.
+Requests are kept for a moment, and made into lines and written together, so that one pays for being noted and not for
+the disk. A full file is renamed (`access.jsonl.1` … `.5`), the oldest one goes. Several processes write one file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import os
 import time
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,9 @@ import orjson
 MAX_BYTES = 16 * 1024 * 1024
 KEPT = 5
 FLUSH_SECONDS = 0.5
+AT_ONCE = 256
+"""Lines that are made in one go; more would keep requests waiting."""
 _log = logging.getLogger("studio.serving")
-
-
-class _File(RotatingFileHandler):
-    """Tells once that it can not be written, instead of a traceback for every line."""
-
-    told = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not self.told:
-            self.told = True
-            _log.exception("the access log can not be written")
 
 
 class AccessLog:
@@ -38,29 +30,83 @@ class AccessLog:
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _File(path, maxBytes=MAX_BYTES, backupCount=KEPT, delay=True, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter("%(message)s"))
-        self._file.terminator = ""
+        self._path = path
+        self._file = -1
+        self._told = False
         self._loop = loop
-        self._lines: list[bytes] = []
+        self._lines: list[dict[str, Any]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, **fields: Any) -> None:
         """One request. `at` (Unix seconds) is added."""
-        self._lines.append(orjson.dumps({"at": time.time(), **fields}, option=orjson.OPT_APPEND_NEWLINE))
+        fields["at"] = time.time()
+        self._lines.append(fields)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
+        elif len(self._lines) >= AT_ONCE:
+            self._flush()
 
     def close(self) -> None:
         self._flush()
-        with contextlib.suppress(OSError):  # told already
-            self._file.close()
+        self._forget()
 
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         lines, self._lines = self._lines, []
-        if lines:
-            text = b"".join(lines).decode()
-            self._file.emit(logging.LogRecord("access", logging.INFO, "", 0, text, None, None))
+        if not lines:
+            return
+        text = b"".join([orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines])
+        try:
+            self._write(text)
+        except OSError:
+            self._forget()
+            if not self._told:
+                self._told = True
+                _log.exception("the access log can not be written")
+
+    def _write(self, text: bytes) -> None:
+        if self._file < 0 or not self._is_current():
+            self._open()
+        if os.fstat(self._file).st_size + len(text) > MAX_BYTES:
+            self._turn_over()
+        while text:
+            # One call writes it whole, on disks that are not full: lines of several processes do not mix.
+            text = text[os.write(self._file, text) :]
+
+    def _is_current(self) -> bool:
+        """Whether the file that is open still has the name; another process may have renamed it, or a user."""
+        try:
+            named = os.stat(self._path)  # noqa: PTH116
+        except FileNotFoundError:
+            return False
+        ours = os.fstat(self._file)
+        return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def _open(self) -> None:
+        self._forget()
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _turn_over(self) -> None:
+        """Rename the full file, unless another process was faster."""
+        full = self._file
+        fcntl.flock(full, fcntl.LOCK_EX)
+        try:
+            if self._is_current():
+                for number in range(KEPT - 1, 0, -1):
+                    with contextlib.suppress(FileNotFoundError):
+                        self._numbered(number).replace(self._numbered(number + 1))
+                self._path.replace(self._numbered(1))
+        finally:
+            fcntl.flock(full, fcntl.LOCK_UN)
+        self._open()
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+    def _forget(self) -> None:
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = -1
