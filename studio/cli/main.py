@@ -17,6 +17,7 @@ from studio.cli.commands import (
     engine,
     environments,
     init,
+    lab,
     logs,
     measure,
     models,
@@ -37,7 +38,7 @@ from studio.core.views import ApiError
 
 COMPLETE = "_STUDIO_COMPLETE"  # set by the shell's completion script, which click wrote
 MODULES = (
-    *(engine, arrivals, init, trust, models, predict, measure, aliases, routes, record, removal, logs, web),
+    *(engine, arrivals, init, trust, models, lab, predict, measure, aliases, routes, record, removal, logs, web),
     *(environments, doctor, demo),
 )
 

@@ -132,6 +132,7 @@ def version_text(detail: VersionDetail, chosen: str = "") -> str:
             ("serve only", manifest.serve_only),
             ("samples", samples),
             ("conversion", fidelity_words(manifest.parity)),
+            ("auto", row.choice),
             ("notes", "\n".join(manifest.notes)),
             ("measured on", f"{manifest.machine.cpu}, {manifest.machine.cores} cores, {manifest.machine.runtime}"),
         ]
@@ -146,8 +147,8 @@ def version_text(detail: VersionDetail, chosen: str = "") -> str:
 def variants_table(variants: tuple[VariantRow, ...], chosen: str = "") -> str:
     lines = [
         [
-            ("▸ " if row.variant == chosen else "  ") + row.variant,
-            row.outcome,
+            ("▸ " if row.variant == chosen else "◆ " if row.front else "  ") + row.variant,
+            f"{row.outcome}, stale" if row.stale else row.outcome,
             size(row.size) if row.size else "–",
             milliseconds(row.p50),
             "–" if row.speedup is None else f"{row.speedup:.2f}x",
@@ -159,6 +160,19 @@ def variants_table(variants: tuple[VariantRow, ...], chosen: str = "") -> str:
     ]
     head = ("  VARIANT", "VERDICT", "SIZE", "P50", "SPEEDUP", "COSINE", "ACCURACY", "WHY")
     return table(head, lines, right=(2, 3, 4, 5, 6))
+
+
+def choice_lines(row: VersionRow) -> str:
+    """What `auto` means and why, the front, and what is stale."""
+    front = ", ".join(one.variant for one in row.variants if one.front)
+    stale = next((one.stale for one in row.variants if one.stale), "")
+    return fields(
+        [
+            ("auto", row.choice),
+            ("◆ front", f"{front}: no other variant that passes beats them in speed, size and fidelity at once"),
+            ("stale", f"{stale}. Measure again: studio lab --stale" if stale else ""),
+        ]
+    )
 
 
 def evidence(variant: VariantManifest) -> str:
