@@ -29,10 +29,11 @@ def load(path: Path) -> Any:
 
 
 def save(model: Any, out: Path) -> None:
-    """Write one self-contained file. Raises Refused above protobuf's 2 GB."""
+    """Write one self-contained file. Raises Refused above protobuf's 2 GB, and leaves none then."""
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     _drop_unused_imports(model)
     if _bytes(model) > _MAX_BYTES:
+        out.unlink(missing_ok=True)
         raise Refused(
             "The variant would be larger than 2 GB.",
             "A self-contained ONNX file can not be.",
