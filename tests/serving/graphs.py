@@ -88,6 +88,20 @@ def scaled(folder: Path, factor: float, **names: object) -> Target:
     return target(path, [x], [y], batchable=True, **names)  # type: ignore[arg-type]
 
 
+def sums(folder: Path, **names: object) -> Target:
+    """x FP32 [batch, 2] itself as scores, and its sum by row."""
+    x, scores, total = (TensorSpec(n, "FP32", shape) for n, shape in (
+        ("x", ("batch", 2)), ("scores", ("batch", 2)), ("total", ("batch", 1))
+    ))  # fmt: skip
+    axis = numpy_helper.from_array(np.array([1], np.int64), "axis")
+    nodes = [
+        helper.make_node("Identity", ["x"], ["scores"]),
+        helper.make_node("ReduceSum", ["x", "axis"], ["total"], keepdims=1),
+    ]
+    path = save(folder / "sums.onnx", nodes, [x], [scores, total], [axis])
+    return target(path, [x], [scores, total], batchable=True, **names)  # type: ignore[arg-type]
+
+
 def add_and_subtract(folder: Path, **names: object) -> Target:
     """Two INT32 inputs [batch, 16], their sum and difference, as in Triton's 'simple' model."""
     specs = [TensorSpec(name, "INT32", ("batch", 16)) for name in ("INPUT0", "INPUT1", "OUTPUT0", "OUTPUT1")]

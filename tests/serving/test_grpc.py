@@ -226,6 +226,26 @@ def test_health(served: Child) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_health_is_told_as_it_changes(tmp_path: Path) -> None:
+    request, answer = health()["HealthCheckRequest"], health()["HealthCheckResponse"]
+    with (
+        running(
+            tmp_path, graphs.table(graphs.mlp(tmp_path, model="digits")), ServingSettings(grpc_port=free_port())
+        ) as (server),
+        grpc.insecure_channel(f"127.0.0.1:{grpc_port(server)}") as channel,
+    ):
+        watch = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch", lambda message: message.SerializeToString(), answer.FromString
+        )
+        known, unknown = watch(request()), watch(request(service="other"))
+        assert next(known).status == 1
+        assert next(unknown).status == 3
+        server.process.terminate()
+        assert [each.status for each in known] == [2]
+        assert list(unknown) == []
+        assert server.process.wait(10) == 0
+
+
 def test_a_port_that_is_taken_is_told_and_http_goes_on(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

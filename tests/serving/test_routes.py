@@ -20,6 +20,7 @@ from studio.core.routing import ModelRoutes, RoutingTable
 from studio.core.settings import ServingSettings
 from studio.serving.grpc import tfs
 from studio.serving.grpc.oip_messages import inference
+from studio.serving.grpc.tfs_messages import messages
 from tests.serving import graphs
 from tests.serving.harness import Child, running
 from tests.serving.test_grpc import free_port, grpc_port
@@ -101,7 +102,7 @@ def v2_grpc(server: Child, key: str) -> tuple[str, str]:
 
 
 def tf_serving_grpc(server: Child, key: str) -> tuple[str, str]:
-    request = tfs.messages()["PredictRequest"]()
+    request = messages()["PredictRequest"]()
     request.model_spec.name = "m"
     tensor = request.inputs["x"]
     tensor.dtype = 1
@@ -109,7 +110,7 @@ def tf_serving_grpc(server: Child, key: str) -> tuple[str, str]:
     tensor.tensor_shape.dim.add(size=4)
     tensor.float_val.extend(ROW)
     path = f"/{tfs.PREDICTION}/Predict"
-    answer, name = call(server, path, request, tfs.messages()["PredictResponse"], key)
+    answer, name = call(server, path, request, messages()["PredictResponse"], key)
     assert name == f"m:{answer.model_spec.version.value}-fp32"
     return who(np.frombuffer(answer.outputs["y"].tensor_content, np.float32)), name
 

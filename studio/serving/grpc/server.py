@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
@@ -11,9 +12,10 @@ import grpc
 import grpc.aio
 
 from studio.core.errors import StudioError
-from studio.serving.grpc import oip, tfs
+from studio.serving.grpc import oip, tfs, tfs_examples
 from studio.serving.grpc.calls import Caller
 from studio.serving.grpc.oip_messages import health, inference
+from studio.serving.grpc.tfs_messages import messages
 from studio.serving.service import Service
 
 _CODES = {
@@ -28,9 +30,15 @@ _CODES = {
 }
 _PREDICTION: dict[str, tuple[str, oip.Unary]] = {
     "Predict": ("PredictRequest", tfs.predict),
+    "Classify": ("ClassificationRequest", tfs_examples.classify),
+    "Regress": ("RegressionRequest", tfs_examples.regress),
+    "MultiInference": ("MultiInferenceRequest", tfs_examples.multi),
     "GetModelMetadata": ("GetModelMetadataRequest", tfs.metadata),
 }
 _MODEL: dict[str, tuple[str, oip.Unary]] = {"GetModelStatus": ("GetModelStatusRequest", tfs.status)}
+_WATCHED = ("", oip.SERVICE, tfs.PREDICTION, tfs.MODEL)
+"""Services whose health can be asked for."""
+_UNREADY_SECONDS = 0.1
 _log = logging.getLogger("studio.serving")
 
 
@@ -42,6 +50,7 @@ class GrpcServer:
         self._service = service
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
+        self._draining = asyncio.Event()
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", limit),
@@ -71,6 +80,7 @@ class GrpcServer:
 
     async def drain(self, seconds: float) -> None:
         """Take no new calls, and let those under way finish for so long."""
+        self._draining.set()
         await self._server.stop(seconds)
 
     def _inference(self) -> dict[str, Any]:
@@ -87,7 +97,7 @@ class GrpcServer:
     def _tensorflow(self, methods: dict[str, tuple[str, oip.Unary]]) -> dict[str, Any]:
         return {
             method: grpc.unary_unary_rpc_method_handler(
-                self._unary(answer), tfs.messages()[message].FromString, _serialised
+                self._unary(answer), messages()[message].FromString, _serialised
             )
             for method, (message, answer) in methods.items()
         }
@@ -117,16 +127,33 @@ class GrpcServer:
     def _health(self) -> dict[str, Any]:
         messages = health()
 
-        def status() -> Any:
-            return messages["HealthCheckResponse"](status="SERVING" if self._service.ready else "NOT_SERVING")
+        def status(name: str = "") -> Any:
+            return messages["HealthCheckResponse"](status=name or ("SERVING" if self._service.ready else "NOT_SERVING"))
 
         async def check(request: Any, context: Any) -> Any:
-            if request.service not in ("", oip.SERVICE):
+            if request.service not in _WATCHED:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
             return status()
 
+        async def watch(request: Any, _context: Any) -> AsyncIterator[Any]:
+            """Now, and whenever it changes: it becomes ready once, and stops being so once, when draining begins."""
+            if request.service not in _WATCHED:
+                yield status("SERVICE_UNKNOWN")
+            else:
+                yield status()
+                if not self._service.ready:
+                    while not (self._service.ready or self._draining.is_set()):
+                        await asyncio.sleep(_UNREADY_SECONDS)
+                    yield status()
+            await self._draining.wait()
+            if request.service in _WATCHED:
+                yield status()
+
         read = messages["HealthCheckRequest"].FromString
-        return {"Check": grpc.unary_unary_rpc_method_handler(check, read, _serialised)}
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(check, read, _serialised),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, read, _serialised),
+        }
 
 
 def _serialised(message: Any) -> bytes:

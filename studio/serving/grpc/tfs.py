@@ -8,7 +8,6 @@ get_model_metadata.proto, get_model_status.proto; TensorFlow, framework/tensor.p
 from __future__ import annotations
 
 import time
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from studio.core.errors import InvalidInput, NotFound, StudioError
 from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
 from studio.serving.grpc.calls import Call, Caller, run_call
-from studio.serving.grpc.schema import Messages
+from studio.serving.grpc.tfs_messages import DTYPES, messages
 from studio.serving.http import Response
 from studio.serving.protocols.oip_infer import check_complete, check_input
 from studio.serving.protocols.oip_tensors import from_binary
@@ -30,78 +29,8 @@ NAME = "tfs grpc"
 SIGNATURE = "serving_default"
 _SIGNATURES = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 
-_NOTATION = """
-Int64Value
-  1 int64 value
-Any
-  1 string type_url
-  2 bytes value
-TensorShapeProto
-  2 *TensorShapeProto.Dim dim
-  3 bool unknown_rank
-TensorShapeProto.Dim
-  1 int64 size
-  2 string name
-TensorProto
-  1 DataType dtype
-  2 TensorShapeProto tensor_shape
-  4 bytes tensor_content
-  5 *float float_val
-  6 *double double_val
-  7 *int32 int_val
-  8 *bytes string_val
-  10 *int64 int64_val
-  11 *bool bool_val
-  13 *int32 half_val
-  16 *uint32 uint32_val
-  17 *uint64 uint64_val
-ModelSpec
-  1 string name
-  2 Int64Value version?version_choice
-  4 string version_label?version_choice
-  3 string signature_name
-PredictRequest
-  1 ModelSpec model_spec
-  2 <string,TensorProto> inputs
-  3 *string output_filter
-PredictResponse
-  1 <string,TensorProto> outputs
-  2 ModelSpec model_spec
-GetModelMetadataRequest
-  1 ModelSpec model_spec
-  2 *string metadata_field
-GetModelMetadataResponse
-  1 ModelSpec model_spec
-  2 <string,Any> metadata
-SignatureDefMap
-  1 <string,SignatureDef> signature_def
-SignatureDef
-  1 <string,TensorInfo> inputs
-  2 <string,TensorInfo> outputs
-  3 string method_name
-TensorInfo
-  1 string name
-  2 DataType dtype
-  3 TensorShapeProto tensor_shape
-GetModelStatusRequest
-  1 ModelSpec model_spec
-GetModelStatusResponse
-  1 *ModelVersionStatus model_version_status
-ModelVersionStatus
-  1 int64 version
-  2 int32 state
-  3 StatusProto status
-StatusProto
-  1 int32 error_code
-  2 string error_message
-"""
 _AVAILABLE = 30
 """ModelVersionStatus.State.AVAILABLE."""
-_DTYPES = (
-    *("DT_INVALID", "DT_FLOAT", "DT_DOUBLE", "DT_INT32", "DT_UINT8", "DT_INT16", "DT_INT8", "DT_STRING"),
-    *("DT_COMPLEX64", "DT_INT64", "DT_BOOL", "DT_QINT8", "DT_QUINT8", "DT_QINT32", "DT_BFLOAT16", "DT_QINT16"),
-    *("DT_QUINT16", "DT_UINT16", "DT_COMPLEX128", "DT_HALF", "DT_RESOURCE", "DT_VARIANT", "DT_UINT32", "DT_UINT64"),
-)
 _DATATYPES = {
     "DT_FLOAT": ("FP32", "float_val"),
     "DT_DOUBLE": ("FP64", "double_val"),
@@ -118,13 +47,7 @@ _DATATYPES = {
     "DT_UINT32": ("UINT32", "uint32_val"),
     "DT_UINT64": ("UINT64", "uint64_val"),
 }
-_NUMBERS = {datatype: _DTYPES.index(name) for name, (datatype, _) in _DATATYPES.items()}
-
-
-@cache
-def messages() -> Messages:
-    """Package `tensorflow.serving`, with what it uses of others: names do not travel, only numbers do."""
-    return Messages("tensorflow.serving", _NOTATION, {"DataType": _DTYPES})
+_NUMBERS = {datatype: DTYPES.index(name) for name, (datatype, _) in _DATATYPES.items()}
 
 
 class Predict(Call):
@@ -143,7 +66,7 @@ class Predict(Call):
 
     def format(self, arrays: list[Array]) -> Response:
         response = messages()["PredictResponse"]()
-        _fill_spec(response.model_spec, self.target)
+        fill_spec(response.model_spec, self.target)
         for spec, array in zip(self.wanted, arrays, strict=True):
             _fill(response.outputs[spec.name], array, spec.datatype)
         return Response(200, response.SerializeToString())
@@ -180,7 +103,7 @@ def _inputs(request: Any, target: Target) -> dict[str, Array]:
 
 def read_tensor(tensor: Any, spec: TensorSpec, target: Target) -> Array:
     """The array of a TensorProto. Raises InvalidInput."""
-    known = _DATATYPES.get(_DTYPES[tensor.dtype] if 0 <= tensor.dtype < len(_DTYPES) else "")
+    known = _DATATYPES.get(DTYPES[tensor.dtype] if 0 <= tensor.dtype < len(DTYPES) else "")
     if known is None:
         raise InvalidInput(f"input '{spec.name}' has a datatype that is not served here.")
     datatype, field = known
@@ -221,7 +144,8 @@ def _fill(tensor: Any, array: Array, datatype: str) -> None:
         tensor.tensor_content = array.tobytes()
 
 
-def _fill_spec(spec: Any, target: Target) -> None:
+def fill_spec(spec: Any, target: Target) -> None:
+    """Say who answered, in a ModelSpec."""
     spec.name = target.model
     spec.version.value = target.version
     spec.signature_name = SIGNATURE
