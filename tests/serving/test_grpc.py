@@ -228,10 +228,9 @@ def test_health(served: Child) -> None:
 
 def test_health_is_told_as_it_changes(tmp_path: Path) -> None:
     request, answer = health()["HealthCheckRequest"], health()["HealthCheckResponse"]
+    table = graphs.table(graphs.mlp(tmp_path, model="digits"))
     with (
-        running(
-            tmp_path, graphs.table(graphs.mlp(tmp_path, model="digits")), ServingSettings(grpc_port=free_port())
-        ) as (server),
+        running(tmp_path, table, ServingSettings(grpc_port=free_port())) as server,
         grpc.insecure_channel(f"127.0.0.1:{grpc_port(server)}") as channel,
     ):
         watch = channel.unary_stream(

@@ -142,7 +142,8 @@ class GrpcServer:
             else:
                 yield status()
                 if not self._service.ready:
-                    while not (self._service.ready or self._draining.is_set()):
+                    # It takes a moment, once.
+                    while not (self._service.ready or self._draining.is_set()):  # noqa: ASYNC110
                         await asyncio.sleep(_UNREADY_SECONDS)
                     yield status()
             await self._draining.wait()
