@@ -7,6 +7,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from studio.core.errors import InvalidInput, Refused
 from studio.core.preprocessing import Preprocessing
@@ -131,6 +135,28 @@ def class_labels(
         scores = " or ".join(str(width) for width in widths)
         return (), (f"It carries names for {count} classes, but gives {scores} scores: the names were left out.",)
     return (), ()
+
+
+def numbered(
+    labels: Any, class_labels: Sequence[str], signature: Signature
+) -> tuple[npt.NDArray[Any] | None, tuple[str, ...]]:
+    """The labels of the samples [rows], words as the numbers of their classes where the model answers with numbers.
+
+    Notes say why there will be no accuracy where the words can not be told apart.
+    """
+    if labels is None or labels.dtype.kind not in "USO" or any(spec.datatype == "BYTES" for spec in signature.outputs):
+        return labels, ()
+    place = {name: number for number, name in enumerate(class_labels)}
+    words = [str(label) for label in labels]
+    unknown = list(dict.fromkeys(word for word in words if word not in place))
+    if not unknown:
+        return np.asarray([place[word] for word in words], dtype=np.int64), ()
+    shown = ", ".join(word[:40] for word in unknown[:5]) + (" …" if len(unknown) > 5 else "")
+    lacking = f"its class_labels lack {shown}" if class_labels else f"nothing says which is which ({shown})"
+    return labels, (
+        f"No accuracy is known: the labels of the samples are words, the model answers with numbers, and {lacking}. "
+        "Give class_labels in the settings file, one for each score, in their order.",
+    )
 
 
 def _widths(signature: Signature) -> list[int]:

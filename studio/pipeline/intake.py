@@ -99,6 +99,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
         inputs=declared.inputs, outputs=_outputs(declared, outputs, converted.cases), batchable=batchable
     )
     labels_found, label_notes = facts.class_labels(settings, (found.class_labels, converted.class_labels), signature)
+    labels, word_notes = facts.numbered(labels, labels_found, signature)
     preprocessing = facts.preprocessing(settings, signature)
     assets = facts.assets(settings, found.around, files.stem, out / "assets")
     samples = save_samples(out / "samples.npz", inputs, labels)
@@ -115,7 +116,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
         weights_paths=tuple(str(path) for path in converted.weights),
         parity=parity,
         samples_kind=kit.kind,
-        samples_count=row_count(row_layout(declared), inputs),
+        samples_count=kit.count(declared, inputs),
         samples_path=str(samples),
         example_path=str(example) if example else "",
         sources=tuple(str(path) for path in (*sources, *beside) if path is not None),
@@ -130,6 +131,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
             *found.notes,
             *converted.notes,
             *label_notes,
+            *word_notes,
             *unsteady_note(moving),
             *non_finite_notes([case.outputs for case in converted.cases], kit.kind),
             *(() if moving else _batch_notes(signature)),

@@ -133,6 +133,23 @@ class WorkKit:
                 found[spec.name] = float(two[0]), float(two[1])
         return found
 
+    def count(self, signature: Signature, inputs: Feed) -> int:
+        """How many samples the inputs are: rows; or runs, where a model without a batch takes one sample a run."""
+        layout = row_layout(signature)
+        rows = row_count(layout, inputs)
+        if layout is None or layout.unit == 1:
+            return rows
+        shapes = [spec.shape for spec in signature.inputs if spec.name in layout.names]
+        stacked = all(len(shape) == 1 for shape in shapes) or self._ranks() == [len(shape) + 1 for shape in shapes]
+        return rows // layout.unit if stacked else rows
+
+    def _ranks(self) -> list[int]:
+        """Dimensions of the user's sample inputs, as they came."""
+        if self._samples is None:
+            return []
+        with np.load(self._samples, allow_pickle=False) as archive:
+            return [archive[name].ndim for name in archive.files if name != LABELS]
+
     def inputs(self, signature: Signature) -> tuple[Feed, Array | None]:
         """All samples with their labels, or made-up rows such as the model was seen to accept."""
         if self.loaded is not None:

@@ -50,6 +50,42 @@ async def test_everything_that_is_said_is_kept(runner: Runner, tmp_path: Path) -
     assert onnx.load(result.graph_path).graph.output[0].name == "scores"
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a", "b", "c"), ""),
+        (("a", "b", "x"), "its class_labels lack c"),
+        ((), "nothing says which is which (b, a, c)"),
+    ],
+)
+async def test_labels_that_are_words_are_numbered_or_it_is_said_why_not(
+    runner: Runner, tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    path = save(linear(), tmp_path / "linear.onnx")
+    words = np.array(["b", "a", "c", "b"])
+    np.savez(tmp_path / "linear.npz", x=np.ones((4, 4), np.float32), labels=words)
+    text = f"class_labels = {json.dumps(names)}\n" if names else ""
+    result = await runner.intake(path, settings(tmp_path, text), tmp_path / "linear.npz")
+    told = [note for note in result.notes if "No accuracy is known" in note]
+    assert len(told) == bool(said) and all(said in note for note in told)
+    with np.load(result.samples_path) as kept:
+        assert kept["labels"].tolist() == ([1, 0, 2, 1] if not said else words.tolist())
+
+
+@pytest.mark.parametrize(
+    ("shape", "sent", "count"),
+    [([4], (4,), 1), ([4], (10, 4), 10), ([2, 3], (5, 2, 3), 5), ([1, 4], (10, 4), 10), ([4, 3], (8, 3), 8)],
+)
+async def test_samples_of_a_model_without_a_batch_are_counted_by_runs(
+    runner: Runner, tmp_path: Path, shape: list[int], sent: tuple[int, ...], count: int
+) -> None:
+    one = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", one[:1], one[1:])
+    path = save(finish(graph), tmp_path / "plain.onnx")
+    np.savez(tmp_path / "plain.npz", x=np.ones(sent, np.float32))
+    assert (await runner.intake(path, tmp_path / "plain.npz")).samples_count == count
+
+
 async def test_an_archive_gives_what_its_file_gives(runner: Runner, tmp_path: Path) -> None:
     plain = await runner.intake(save(linear(), tmp_path / "linear.onnx"))
     members = {
