@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from studio.core.errors import InvalidInput, StepFailed
+from studio.core.errors import InvalidInput, Refused, StepFailed
 from studio.optimize.base import Evidence, Report
 
 _HELD_OUT = 5  # one row in so many is held out, to see when to stop
@@ -84,6 +84,12 @@ class Rows:
         held = max(_FEWEST_HELD_OUT, count // _HELD_OUT)
         self.held_out, self.taught = np.sort(order[:held]), np.sort(order[held:])
         self.answers = self._answers(module, count)
+        if not any(one.is_floating_point() for one in self.answers):
+            raise Refused(
+                "The network gives whole numbers alone.",
+                "There is nothing in them to train towards: they say which class, and not how near it was.",
+                "Let the model give its scores, too.",
+            )
         self.main = _main(self.answers)
         self.labels, self.classes = _labels(evidence.labels, self.answers, self.main)
 
