@@ -143,7 +143,8 @@ def _sentence(
     others = [one for one in fresh if not one.is_reference and one is not chosen]
     made = [one for one in others if one.verdict.outcome != "not applicable"]
     if chosen is not None:
-        first = f"{chosen.variant}: {chosen.verdict.reason}"
+        words = (chosen.verdict.reason, chosen.verdict.agreement)
+        first = f"{chosen.variant}: {', '.join(word for word in words if word)}"
     elif not made and not stale:
         first = f"{REFERENCE_VARIANT}: " + ("no recipe applies" if others else "nothing else has been made yet")
     else:

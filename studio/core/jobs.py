@@ -50,8 +50,8 @@ class Job:
 
     `fingerprint` (paths, sizes, times) tells an arrival that was worked through already from one that changed since.
 
-    A job of the `lab` is no arrival: it has no files, and makes variants of the version that it names by `plans` (none =
-    those of the settings), `again` where they are there.
+    A job of the `lab` is no arrival: it has no files, and makes variants of the version that it names, by `plans` (none
+    = those of the settings), `again` where they are there.
     """
 
     id: str

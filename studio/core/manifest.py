@@ -255,13 +255,14 @@ class Gate:
 class Verdict:
     """What the gates decided, in a sentence that carries its own figures.
 
-    `reason`: what counts, in a few words that end a sentence: '3.1x faster, 4.0x smaller', '7.0x slower'.
+    `reason`: what counts, in a few words: '3.1x faster, 4.0x smaller', '7.0x slower'. `agreement`: how far it agrees.
     """
 
     outcome: Outcome
     sentence: str
     gates: tuple[Gate, ...] = ()
     reason: str = ""
+    agreement: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,13 @@ def judge(
         sentence = f"{variant} rejected: {gains}; it {agreement}."
         return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=_short_speed(speed))
     if worth["smaller or faster"]:
-        reason = f"{short}, {agreement_words(fidelity, brief=True)}"
-        return Verdict(outcome="keep", sentence=f"{variant}: {gains}; {agreement}.", gates=checks, reason=reason)
+        return Verdict(
+            outcome="keep",
+            sentence=f"{variant}: {gains}; {agreement}.",
+            gates=checks,
+            reason=short,
+            agreement=agreement_words(fidelity, brief=True),
+        )
     slower = speed is not None and speed.high < 1 - gates.min_gain
     larger = size > reference_size * (1 + gates.min_gain)
     if slower or larger:

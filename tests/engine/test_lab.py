@@ -16,6 +16,7 @@ from studio.core.recipe import plan_of
 from studio.engine import lab as laboratory
 from studio.engine.lab import Lab
 from studio.engine.lab_orders import LabOrders
+from studio.pipeline import variants
 from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import VariantResult, VariantTask
 from studio.pipeline.variants import Hold
@@ -41,7 +42,8 @@ class Workers:
     speeds: dict[str, float] = field(default_factory=dict)
     tasks: list[VariantTask] = field(default_factory=list)
     walls: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 1.0  # what each takes, on a clock of their own
+    now: float = 1000.0
 
     @property
     def made(self) -> list[str]:
@@ -52,7 +54,8 @@ class Workers:
         self.tasks.append(task)
         self.walls.append(settings.wall_seconds)
         tell("optimised", 0.5, "at work")
-        await asyncio.sleep(self.seconds)
+        self.now += self.seconds
+        await asyncio.sleep(0)
         name = task.plan.name
         outcome = self.outcomes.get(name, "reference" if name == "fp32" else "keep")
         verdict = Verdict(outcome=outcome, sentence=f"{name}: {outcome}.", reason=f"{outcome} for a reason")
@@ -129,6 +132,9 @@ async def bench(tmp_path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Benc
     made = Bench(tmp_path)
     workers = Workers()
     monkeypatch.setattr(laboratory, "make_variant", workers)
+    clock = SimpleNamespace(monotonic=lambda: workers.now)
+    monkeypatch.setattr(laboratory, "time", clock)
+    monkeypatch.setattr(variants, "time", clock)
     await made.keep.open()
     made.furnish(workers)
     yield made
@@ -260,12 +266,12 @@ async def test_stale_figures_are_measured_again_when_asked(bench: Bench) -> None
 
 
 async def test_the_time_of_an_arrival_ends_and_what_is_left_is_said(bench: Bench) -> None:
-    limited(bench, lab_seconds=0.05)
-    bench.workers.seconds = 0.1
+    limited(bench, lab_seconds=100.0)
+    bench.workers.seconds = 150.0
     job = await bench.arrive()
     assert job.state == "done" and bench.workers.made == ["fp32"]
     assert "left: fp16, int8. Go on: studio lab digits:1" in job.note
-    assert all(wall <= 0.05 for wall in bench.workers.walls)
+    assert all(wall <= 100 for wall in bench.workers.walls)
     bench.workers.tasks.clear()
     (order,) = await bench.orders.order("digits:1")
     ended = await bench.done(order)
@@ -274,12 +280,13 @@ async def test_the_time_of_an_arrival_ends_and_what_is_left_is_said(bench: Bench
 
 async def test_a_paused_lab_waits_and_its_clock_stands_still(bench: Bench) -> None:
     assert bench.orders.pause().paused and bench.orders.state().paused
-    limited(bench, lab_seconds=0.05)
+    limited(bench, lab_seconds=100.0)
     manifest = await bench.version()
     job = bench.jobs.update(replace(bench.job(), model="digits", version=manifest.version))
     bench.jobs.submit(job.id)
-    await asyncio.sleep(0.1)
-    assert bench.workers.made == [] and bench.orders.state().jobs == ()
+    await asyncio.sleep(0.05)
+    assert bench.workers.made == []
+    bench.workers.now += 1000
     assert not bench.orders.resume().paused
     ended = await bench.done(job)
     assert bench.workers.made == ["fp32", "fp16", "int8"] and "left" not in ended.note

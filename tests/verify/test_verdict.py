@@ -188,14 +188,16 @@ def test_half_a_kilobyte_is_no_gain() -> None:
 @pytest.mark.parametrize(
     ("fidelity", "speed", "size", "reason"),
     [
-        (PERFECT, (3.1, 3.0, 3.2), 250_000, "3.1x faster, 4.0x smaller, agrees on 100 % of 300 labelled samples"),
+        (PERFECT, (3.1, 3.0, 3.2), 250_000, "3.1x faster, 4.0x smaller"),
         (PERFECT, (1 / 7, 1 / 8, 1 / 6), 278_000, "7.0x slower"),
         (PERFECT, SAME, 1_000_000, "not distinguishable from the reference"),
         (PERFECT, (0.8, 0.75, 0.85), 1_000_000, "1.25x slower, the same size"),
     ],
 )
 def test_a_verdict_has_a_reason_of_a_few_words(fidelity: Fidelity, speed, size: int, reason: str) -> None:
-    assert judge("int8", fidelity, measured(speed), size, 1_000_000, GATES).reason == reason
+    verdict = judge("int8", fidelity, measured(speed), size, 1_000_000, GATES)
+    assert verdict.reason == reason
+    assert verdict.agreement == ("agrees on 100 % of 300 labelled samples" if verdict.outcome == "keep" else "")
 
 
 def test_a_ruined_one_is_short_about_it() -> None:

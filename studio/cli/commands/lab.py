@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from studio.cli.commands.models import choice_lines, variants_table
-from studio.cli.output import FAINT, GOOD, WARN, emit, fields, job_line, paint, plural, say, table
+from studio.cli.output import BAD, FAINT, GOOD, WARN, emit, fields, job_line, paint, plural, say, table
 from studio.cli.progress import Live
 from studio.cli.session import Session, command, complete_reference, pass_session
 from studio.client import Client
@@ -117,7 +117,7 @@ def _sign(outcome: str) -> str:
 
 
 def _colour(outcome: str) -> str:
-    return {"keep": GOOD, "reference": GOOD, "reject": "red"}.get(outcome, WARN)
+    return {"keep": GOOD, "reference": GOOD, "reject": BAD}.get(outcome, WARN)
 
 
 def row_text(row: VersionRow) -> str:
@@ -144,25 +144,21 @@ def state_text(client: Client, state: LabState) -> str:
 
 def recipes_text(state: LabState) -> str:
     """Every recipe with its options; those of every arrival are marked."""
-    lines = [
-        [
-            ("• " if entry.name in state.defaults else "  ") + entry.name,
-            "" if entry.origin == "built in" else entry.origin,
-            about(entry),
-        ]
-        for entry in state.recipes
-    ]
+    lines = [line for entry in state.recipes for line in recipe_lines(entry, entry.name in state.defaults)]
     foot = f"• every arrival gets these (workers.recipes). Recipes of your own: TOML files in {state.folder}"
-    return table(("  RECIPE", "FROM", "WHAT IT DOES"), lines) + "\n\n" + paint(foot, FAINT)
+    return table(("  RECIPE", "DEFAULT", "WHAT IT DOES"), lines) + "\n\n" + paint(foot, FAINT)
 
 
-def about(entry: RecipeEntry) -> str:
-    """Its title or steps, then its options."""
-    if entry.problem:
-        return paint(entry.problem, "red")
-    options = ", ".join(f"{option.name} ({option.allowed}; {option.default})" for option in entry.options)
+def recipe_lines(entry: RecipeEntry, default: bool) -> list[list[str]]:
+    """A line for it, and one for each of its options."""
     words = "; ".join(word for word in (entry.title, entry.steps) if word)
-    return f"{words}. Options: {options}" if options else words
+    if entry.origin != "built in":
+        words += f" ({entry.origin})"
+    lines = [[("• " if default else "  ") + entry.name, "", paint(entry.problem, BAD) if entry.problem else words]]
+    for option in entry.options:
+        shown = "–" if option.default == () else str(option.default).lower()
+        lines.append([f"      {option.name}", shown, paint(f"{option.help}: {option.allowed}", FAINT)])
+    return lines
 
 
 COMMANDS = (lab,)
