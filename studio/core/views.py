@@ -8,11 +8,11 @@ from typing import Literal
 from studio.core.errors import Problem
 from studio.core.jobs import Job
 from studio.core.journal import AliasMove, Entry, RouteChange, TrustedCode
-from studio.core.manifest import Machine, VariantManifest, VersionManifest
+from studio.core.manifest import InputsKind, Machine, VariantManifest, VersionManifest
 from studio.core.metrics import Point, ShadowFigures
 from studio.core.names import REFERENCE_VARIANT
-from studio.core.recording import Recording
 from studio.core.recipe import RecipeEntry
+from studio.core.recording import Recording
 from studio.core.route import Route
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -65,7 +65,7 @@ class VariantRow:
     """One variant in a list. `p50` in ms at batch 1; `fidelity` = worst cosine against the reference.
 
     `stale`: why its figures do not hold on this machine, empty where they do. `front`: no other passing variant beats
-    it in speed, size and fidelity. `threads` to serve it with, as measured.
+    it in speed, size and fidelity. `threads` to serve it with, as measured. `inputs`: what it was judged on.
     """
 
     variant: str
@@ -82,6 +82,7 @@ class VariantRow:
     stale: str = ""
     front: bool = False
     threads: int | None = None
+    inputs: InputsKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

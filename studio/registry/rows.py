@@ -56,6 +56,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "content": "VARCHAR",
         "stale": "VARCHAR",
         "threads": "INTEGER",
+        "inputs": "VARCHAR",
     },
     "aliases": {"model": "VARCHAR", "alias": "VARCHAR", "version": "INTEGER", "variant": "VARCHAR"},
     "unreadable": {
@@ -153,6 +154,7 @@ def variant_row(manifest: VariantManifest, version: VersionManifest | None, here
         "content": manifest.content,
         "stale": stale_words(manifest.machine, here.machine if here else None),
         "threads": measurement.tuned.threads if measurement and measurement.tuned else None,
+        "inputs": manifest.fidelity.inputs if manifest.fidelity else None,
     }
 
 

@@ -56,6 +56,7 @@ def _variant_view(row: Row, names: Sequence[tuple[str, str]], front: Sequence[st
         stale=row["stale"],
         front=row["variant"] in front,
         threads=row["threads"],
+        inputs=row["inputs"],
     )
 
 

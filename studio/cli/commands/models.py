@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import click
 
-from studio.cli.output import cosine, emit, fields, milliseconds, paint, percent, say, since, size, table
+from studio.cli.output import cosine, emit, fields, milliseconds, paint, percent, plural, say, since, size, table
 from studio.cli.session import Session, command, complete_reference, pass_session
-from studio.core.manifest import Fidelity, Graph, VariantManifest
+from studio.core.manifest import (
+    INPUTS_WORDS,
+    Confusion,
+    Fidelity,
+    Graph,
+    Layers,
+    Scores,
+    VariantManifest,
+)
 from studio.core.names import Reference
 from studio.core.views import ModelDetail, VariantRow, VersionDetail, VersionPage, VersionRow
 
 SORTS = ("model", "created", "size", "p50", "fidelity")
 OFFERED = ("reference", "keep")
+FEW_MISTAKES = 10
 PAGE = 100
 LARGEST_PAGE = 1000
 
@@ -116,7 +125,9 @@ def version_text(detail: VersionDetail, chosen: str = "") -> str:
     """Everything about a version; the variant `chosen` is marked."""
     row, manifest = detail.row, detail.manifest
     graph = manifest.graph
-    samples = f"{manifest.samples.count} {manifest.samples.kind}"
+    samples = f"{manifest.samples.count} {INPUTS_WORDS[manifest.samples.kind]}"
+    if manifest.samples.kind == "synthetic":
+        samples += " (synthetic): no accuracy can be claimed"
     head = fields(
         [
             ("version", f"{row.model}:{row.version}" + (f" – {row.title}" if row.title else "")),
@@ -154,11 +165,12 @@ def variants_table(variants: tuple[VariantRow, ...], chosen: str = "") -> str:
             "–" if row.speedup is None else f"{row.speedup:.2f}x",
             cosine(row.fidelity),
             percent(row.accuracy),
+            row.inputs or "–",
             row.sentence + (f"  [{', '.join(row.aliases)}]" if row.aliases else ""),
         ]
         for row in variants
     ]
-    head = ("  VARIANT", "VERDICT", "SIZE", "P50", "SPEEDUP", "COSINE", "ACCURACY", "WHY")
+    head = ("  VARIANT", "VERDICT", "SIZE", "P50", "SPEEDUP", "COSINE", "ACCURACY", "INPUTS", "WHY")
     return table(head, lines, right=(2, 3, 4, 5, 6))
 
 
@@ -181,15 +193,61 @@ def evidence(variant: VariantManifest) -> str:
         ["pass" if gate.passed else paint("fail", "red"), gate.rule, "–" if gate.value is None else f"{gate.value:.6g}"]
         for gate in variant.verdict.gates
     ]
+    fidelity = variant.fidelity
     made = fields(
         [
             ("variant", f"{variant.model}:{variant.key}"),
             ("recipe", variant.plan.text),
             ("verdict", f"{variant.verdict.outcome}: {variant.verdict.sentence}"),
-            ("fidelity", fidelity_words(variant.fidelity) if variant.fidelity else ""),
+            ("task", fidelity.task if fidelity else ""),
+            ("fidelity", fidelity_words(fidelity) if fidelity else ""),
+            ("reference", score_words(fidelity.reference_accuracy, fidelity.reference_scores) if fidelity else ""),
         ]
     )
-    return made + ("\n\n" + table(("GATE", "RULE", "SAW"), gates, right=(2,)) if gates else "")
+    parts = [made]
+    if gates:
+        parts.append(table(("GATE", "RULE", "SAW"), gates, right=(2,)))
+    if fidelity is not None and fidelity.layers is not None:
+        parts.append(layers_table(fidelity.layers))
+    if fidelity is not None and fidelity.scores is not None and fidelity.scores.confusion is not None:
+        parts.append(confusion_table(fidelity.scores.confusion))
+    return "\n\n".join(parts)
+
+
+def layers_table(layers: Layers) -> str:
+    """The layers that lose most, worst first."""
+    lines = [
+        [
+            str(error.order),
+            error.operator,
+            error.node,
+            "exact" if error.before_db is None else f"{error.before_db:.1f}",
+            "–" if error.sqnr_db is None else f"{error.sqnr_db:.1f}",
+            str(error.non_finite or "–"),
+        ]
+        for error in layers.worst
+    ]
+    head = ("LAYER", "OPERATOR", "NAME", "IN dB", "OUT dB", "NAN, INF")
+    rows = plural(layers.rows, "row")
+    words = f"It {layers.sentence}. The worst of {layers.compared} compared layers, over {rows}:"
+    return f"{words}\n{table(head, lines, right=(0, 3, 4, 5))}"
+
+
+def confusion_table(confusion: Confusion) -> str:
+    """How often one class was taken for another, the mistakes alone, most frequent first."""
+    mistakes = [
+        (count, true, guess)
+        for true, row in zip(confusion.classes, confusion.counts, strict=True)
+        for guess, count in zip(confusion.classes, row, strict=True)
+        if count and true != guess
+    ]
+    mistakes.sort(key=lambda one: -one[0])
+    if not mistakes:
+        return "No row was taken for another class."
+    left = sum(count for count, _, _ in mistakes[FEW_MISTAKES:])
+    lines = [[true, guess, str(count)] for count, true, guess in mistakes[:FEW_MISTAKES]]
+    more = f"\n… and {left} more; --json has the whole matrix." if left else ""
+    return table(("IS", "TAKEN FOR", "TIMES"), lines, right=(2,)) + more
 
 
 def graph_words(graph: Graph) -> str:
@@ -200,7 +258,7 @@ def graph_words(graph: Graph) -> str:
 
 
 def fidelity_words(fidelity: Fidelity) -> str:
-    """`cosine 0.999100, largest difference 0.04, on 40 labelled rows; accuracy 95.7 %`."""
+    """`cosine 0.999100, largest difference 0.04, on 40 labelled samples; accuracy 95.7 %`."""
     worst = fidelity.worst
     if worst is None:
         return "shapes and types alone: its answers differ from run to run"
@@ -210,8 +268,28 @@ def fidelity_words(fidelity: Fidelity) -> str:
     parts.append(f"largest difference {worst.max_abs:.3g}")
     if worst.top1_agreement is not None:
         parts.append(f"same answer on {percent(worst.top1_agreement)}")
-    words = ", ".join([*parts, f"on {fidelity.samples} {fidelity.inputs} rows"])
-    return words if fidelity.accuracy is None else f"{words}; accuracy {percent(fidelity.accuracy)}"
+    if worst.topk_agreement is not None:
+        parts.append(f"top-5 {percent(worst.topk_agreement)}")
+    if worst.rank_correlation is not None:
+        parts.append(f"rank correlation {worst.rank_correlation:.4f}")
+    words = ", ".join([*parts, f"on {fidelity.samples} {INPUTS_WORDS[fidelity.inputs]}"])
+    scores = score_words(fidelity.accuracy, fidelity.scores)
+    return f"{words}; {scores}" if scores else words
+
+
+def score_words(accuracy: float | None, scores: Scores | None) -> str:
+    """`accuracy 95.7 %, F1 0.9512, AUC 0.9981`; '' without labels."""
+    parts = [] if accuracy is None else [f"accuracy {percent(accuracy)}"]
+    if scores is not None:
+        figures = (
+            ("F1", scores.f1),
+            ("AUC", scores.auc),
+            ("RMSE", scores.rmse),
+            ("MAE", scores.mae),
+            ("R²", scores.r2),
+        )
+        parts += [f"{name} {value:.4g}" for name, value in figures if value is not None]
+    return ", ".join(parts)
 
 
 COMMANDS = (ls, show)
