@@ -53,7 +53,7 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
             return MadeResult(reason=words, machine=this_machine(), tools=tools)
         made = out / ("model.onnx" if number + 1 == len(task.plan.steps) else f"step-{number}.onnx")
         options = recipe.settings(step.options)
-        used = {name: _words(of) for name, of in options.items()} | recipe.apply(
+        used = {name: _words(of) for name, of in options.items() if of != ()} | recipe.apply(
             Work(
                 src=graph_path,
                 out=made,

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import Refused
 from studio.optimize import graphs, processor
-from studio.optimize.base import GROUP, Given, Recipe, Work, recipes
+from studio.optimize.base import GROUP, Evidence, Given, Recipe, Work, recipes
 
 from .conftest import save, value
 
@@ -24,7 +24,16 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def make(name: str, src: Path) -> tuple[Path, dict[str, str], list[float]]:
     out, told = src.with_name(f"{src.stem}-{name}.onnx"), []
-    parameters = recipes()[name].apply(Work(src=src, out=out, report=lambda share, text: told.append(share)))
+    recipe = recipes()[name]
+    rows = {"x": np.zeros((16, 1), np.float32)}
+    work = Work(
+        src=src,
+        out=out,
+        report=lambda share, text: told.append(share),
+        options=recipe.settings({}),
+        evidence=Evidence(kind="samples", inputs=rows, runs=(rows,)),
+    )
+    parameters = recipe.apply(work)
     return out, parameters, told
 
 
@@ -179,7 +188,7 @@ def test_variants_of_graphs_with_external_weights_stand_alone(name: str, conv_ne
 def test_a_broken_graph_is_refused_in_words(tmp_path: Path) -> None:
     src = tmp_path / "broken.onnx"
     src.write_bytes(b"\x08\x0a no graph")
-    for name in recipes():
+    for name in recipes().keys() - {"pruned", "distilled"}:  # those begin with a torch module
         with pytest.raises(Refused):
             make(name, src)
         assert not (tmp_path / f"broken-{name}.onnx").exists()
