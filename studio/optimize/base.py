@@ -118,7 +118,8 @@ class Recipe:
     `applies(model, given)` takes an onnx.ModelProto and answers '' or the reason why not, as the end of '… does not
     apply: '. `apply(work)` returns the parameters it used, for the manifest; it raises Refused where the result would
     not load or nothing would change. `tools`: distributions that it uses beside ONNX Runtime, onnx and numpy, whose
-    versions belong to a variant's record.
+    versions belong to a variant's record. `trains`: the weights are new ones, whose layers are not those of the
+    reference one by one.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Recipe:
     apply: Callable[[Work], dict[str, str]]
     options: tuple[Option, ...] = ()
     tools: tuple[str, ...] = ()
+    trains: bool = False
 
     def settings(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
         """All options: those given, else their defaults."""

@@ -33,4 +33,5 @@ RECIPE = Recipe(
         Option(name="temperature", default=2.0, low=0.5, high=50.0, help="how much scores are softened"),
     ),
     tools=students.TOOLS,
+    trains=True,
 )

@@ -29,4 +29,5 @@ RECIPE = Recipe(
     apply=apply,
     options=students.options(amount=0.25, epochs=20, rate=1e-3, labels=0.5),
     tools=students.TOOLS,
+    trains=True,
 )

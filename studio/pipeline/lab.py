@@ -73,7 +73,8 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     report("verified", 0.0, "comparing with the reference")
     fidelity = _fidelity(task, graph_path, samples.judged, lambda share, detail: report("verified", share, detail))
     passed = judge_fidelity(task.plan.name, fidelity, task.gates).outcome == "keep"
-    if worth_looking((out.sqnr_db for out in fidelity.outputs), passed):
+    trained = any(_recipe(step).trains for step in task.plan.steps)
+    if not trained and worth_looking((out.sqnr_db for out in fidelity.outputs), passed):
         report("verified", 1.0, "looking for the layer where it breaks")
         fidelity = replace(
             fidelity, layers=layer_errors(graph_path, task.reference, samples.judged.inputs, task.threads)
