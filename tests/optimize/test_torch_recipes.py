@@ -122,7 +122,7 @@ def test_every_kind_of_source_can_be_pruned(
 ) -> None:
     network, images, labels = digits
     keep(network, folder / name)
-    task = take(folder, {"images": images, "labels": labels}, plan_of("pruned", epochs=8))
+    task = take(folder, {"images": images, "labels": labels}, plan_of("pruned", epochs=6))
     made = run_make(task, lambda *_: None)
     assert made.reason == "" and made.graph is not None and made.fidelity is not None
     assert made.graph.size < 0.75 * task.reference_size
@@ -149,6 +149,7 @@ def test_a_distilled_network_is_a_quarter_of_the_size_and_passes_the_gates(
     assert made.fidelity.accuracy is not None and made.fidelity.reference_accuracy is not None
     assert made.fidelity.accuracy >= made.fidelity.reference_accuracy - 0.01
     assert made.tools["torch-pruning"] and made.tools["torch"] == torch.__version__
+    assert made.fidelity.layers is None  # layers of a network that was trained anew are not those of the original
     words = made.parameters
     assert words["channels"] == "160 → 80 (−50%)" and words["seed"] == "0"
     before, after = (int(text.replace(",", "")) for text in re.findall(r"[\d,]+\d", words["multiply-adds a row"])[:2])
@@ -333,12 +334,9 @@ def test_what_is_trained_towards_follows_the_outputs_and_the_labels(
         rows = rows_of(own, images[:64], labels[:64])
         apart = training.loss_of(own, rows, np.arange(64), lesson(labels=0.0))
         assert float(apart.detach()) == pytest.approx(0.0, abs=1e-4)
-        away = (
-            training.loss_of(networks.digits_network().eval(), rows, np.arange(64), lesson(labels=0.0))
-            if (own is network)
-            else None
-        )
-        assert away is None or float(away.detach()) > 1
+    rows = rows_of(network, images[:64], labels[:64])
+    away = training.loss_of(networks.digits_network().eval(), rows, np.arange(64), lesson(labels=0.0))
+    assert float(away.detach()) > 1
     whole = torch.nn.Sequential(network)
     whole.forward = lambda x: network(x).argmax(dim=1)
     with pytest.raises(Refused, match="whole numbers alone"):
