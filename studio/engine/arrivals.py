@@ -11,7 +11,7 @@ from studio.engine.intake import Intake
 from studio.engine.jobs import LEFT, Jobs
 from studio.engine.keep import Keep
 from studio.engine.logs import Logs
-from studio.inbox.events import Arrived, Changed, Claimed, Gone, InboxEvent, Left, Noticed, Settled, Unclaimed
+from studio.inbox.events import Arrived, Changed, Claimed, Emptied, Gone, InboxEvent, Left, Noticed, Settled, Unclaimed
 from studio.inbox.groups import Group, Skipped
 from studio.inbox.reading import Arrival
 from studio.inbox.unclaimed import needs_model
@@ -61,6 +61,8 @@ class Arrivals:
                 self._gone(event.group)
             case Left():
                 self._left(event.skipped)
+            case Emptied():
+                self._emptied(event.group, event.name)
             case Unclaimed():
                 self._alone(event.group)
             case Claimed():
@@ -125,6 +127,15 @@ class Arrivals:
         if not beside and not self._jobs.worked_through(skipped.fingerprint):
             problem = Refused(f"'{name}' was not taken in.", skipped.reason, skipped.fix).problem
             self._jobs.turn_away(skipped.stem, (str(self._folder / name),), skipped.fingerprint, problem)
+
+    def _emptied(self, group: Group, name: str) -> None:
+        problem = Refused(
+            f"'{name}' begins with nothing but zeros, as no model does.",
+            "It may be a copy or a download that has reserved its place and was not finished. It was not read further.",
+            "Copy it again, wholly: the inbox sees that, and takes it up.",
+        ).problem
+        files = tuple(str(self._folder / stamp.name) for stamp in group.files)
+        self._jobs.turn_away(group.stem, files, group.fingerprint, problem, self._waiting.pop(group.key, ""))
 
     def _alone(self, group: Group) -> None:
         """Tell that a model is missing, in one job however often its companions change."""

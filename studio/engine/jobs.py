@@ -256,10 +256,10 @@ class Jobs:
         job = replace(self.get(key), state="queued", problem=None, files=files, fingerprint="")
         return self.update(job.with_step(settling))
 
-    def turn_away(self, stem: str, files: tuple[str, ...], fingerprint: str, problem: Problem) -> Job:
-        """A job for what is not taken in at all: it has failed before it began."""
-        job = self.create(stem, files)
-        self.update(replace(job, fingerprint=fingerprint), durable=False)
+    def turn_away(self, stem: str, files: tuple[str, ...], fingerprint: str, problem: Problem, known: str = "") -> Job:
+        """A job, new or known, for what is not taken in at all: it fails before it has begun."""
+        job = self.get(known) if known else self.create(stem, files)
+        self.update(replace(job, files=files, fingerprint=fingerprint), durable=False)
         self._fail(job.id, problem)
         return self.get(job.id)
 
@@ -303,7 +303,7 @@ class Jobs:
         job = self.get(key)
         if job.state not in ("failed", "cancelled", "waiting"):
             raise Conflict(f"Job {key} is {job.state}; only a failed, cancelled or waiting one can be tried again.")
-        if not job.digest:
+        if job.is_arrival and not job.digest:
             raise Conflict(
                 f"Job {key} has nothing to try again: nothing of it was taken in.",
                 job.problem.what if job.problem else "",

@@ -43,6 +43,14 @@ class Settled:
 
 
 @dataclass(frozen=True)
+class Emptied:
+    """A group's model file `name` is large and begins with zeros, after all patience: it is not read."""
+
+    group: Group
+    name: str
+
+
+@dataclass(frozen=True)
 class Gone:
     """The last model file of a group left the inbox. `was_settled` False = half-way, before it settled."""
 
@@ -83,4 +91,4 @@ class Noticed:
     watching: bool
 
 
-InboxEvent = Arrived | Changed | Settled | Gone | Left | Unclaimed | Claimed | Noticed
+InboxEvent = Arrived | Changed | Settled | Emptied | Gone | Left | Unclaimed | Claimed | Noticed

@@ -13,6 +13,7 @@ from studio.inbox.complete import is_complete
 from studio.inbox.groups import Group, Stamp, is_companion
 
 CHUNK = 1024 * 1024
+LARGE = 64 * CHUNK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,10 @@ class Moved(Exception):
     """A file is no longer the one that was listed."""
 
 
+class Hollow(Exception):
+    """A large file begins with nothing but zeros: it is none of the formats, and not worth being read to its end."""
+
+
 class Stopped(Exception):
     """The watcher stops."""
 
@@ -59,6 +64,21 @@ def looks_complete(inbox: Path, group: Group) -> bool:
     if not group.folder and any(not stamp.size and not is_companion(stamp.name) for stamp in group.files):
         return False
     return all(is_complete(inbox / stamp.name) for stamp in group.files)
+
+
+def check_hollow(inbox: Path, group: Group) -> None:
+    """Raise Hollow for a single large model file whose first megabyte is zeros; files in folders may be raw weights.
+
+    Downloads that reserve their place first look like that, and files that are one hole: hashing and copying them
+    would take minutes, and fill the disk with what is not there. Raises OSError.
+    """
+    models = [stamp for stamp in group.files if not is_companion(stamp.name)]
+    if group.folder or len(models) != 1 or models[0].size < LARGE:
+        return
+    descriptor = os.open(inbox / models[0].name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if not any(file.read(CHUNK)):
+            raise Hollow(models[0].name)
 
 
 def read_arrival(inbox: Path, group: Group, complete: bool, stop: threading.Event) -> Arrival:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from studio.core.settings import InboxSettings
 from studio.inbox.changes import Hints, why_not
-from studio.inbox.events import Arrived, Changed, Claimed, Gone, InboxEvent, Left, Noticed, Settled, Unclaimed
+from studio.inbox.events import Arrived, Changed, Claimed, Emptied, Gone, InboxEvent, Left, Noticed, Settled, Unclaimed
 from studio.inbox.groups import Group, Listing, Skipped, alone, group
 from studio.inbox.listing import list_inbox
-from studio.inbox.reading import Arrival, Moved, Stopped, looks_complete, read_arrival
+from studio.inbox.reading import Arrival, Hollow, Moved, Stopped, check_hollow, looks_complete, read_arrival
 from studio.inbox.settle import Settler
 from studio.inbox.unclaimed import Lonely
 
@@ -181,6 +181,13 @@ class Inbox:
             return
         except Stopped:
             return
+        except Hollow as hollow:
+            if not patience_over:
+                self._settler.partial(found)
+                self._hinted.set()
+            elif self._settler.settled(found):
+                self._on_event(Emptied(found, str(hollow)))
+            return
         except OSError as error:
             self._settler.unreadable(found, time.monotonic())
             again = f"It is tried again every {self._settings.patience_seconds:g} s."
@@ -197,6 +204,7 @@ class Inbox:
 
     def _read_in_thread(self, found: Group, patience_over: bool) -> Arrival | None:
         """None: cut short, and there is patience left."""
+        check_hollow(self._folder, found)
         complete = looks_complete(self._folder, found)
         if not complete and not patience_over:
             return None

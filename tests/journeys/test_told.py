@@ -45,6 +45,12 @@ def job_of(engine: RunningEngine, stem: str, state: str) -> Job:
     return until(see, f"{stem} to be {state}", 30)
 
 
+def noted(engine: RunningEngine, stem: str) -> Job:
+    """The job of a stem that has a note."""
+    see = lambda: next((job for job in engine.client.jobs(1000) if job.stem == stem and job.note), None)  # noqa: E731
+    return until(see, f"a note on {stem}", 30)
+
+
 def test_companions_alone_wait_for_their_model_and_go_on_with_it(engine: RunningEngine) -> None:
     (engine.inbox / "early.toml").write_text('title = "Came first"\n')
     job = job_of(engine, "early", "waiting")
@@ -104,8 +110,34 @@ def test_a_link_in_a_folder_is_told_with_its_arrival(engine: RunningEngine, tmp_
     (draft / "weights.data").symlink_to(tmp_path / "nowhere")
     draft.rename(engine.inbox / "partly")
     assert engine.registered_version("partly") == 1
-    job = next(job for job in engine.client.jobs(1000) if job.stem == "partly")
+    job = noted(engine, "partly")
     assert "'partly/weights.data' was left out" in job.note and "symbolic link" in job.note
+
+
+def test_a_large_file_of_zeros_is_refused_without_being_read(engine: RunningEngine) -> None:
+    path = engine.inbox / "hole.onnx"
+    with path.open("wb") as file:
+        file.truncate(200 * 10**9)  # one hole: hashing it would take minutes, copying it more than the disk holds
+    job = job_of(engine, "hole", "failed")
+    assert job.problem is not None and "nothing but zeros" in job.problem.what and "not finished" in job.problem.why
+    path.write_bytes(CANCER.read_bytes() + b"\x12\x01z")
+    assert engine.registered_version("hole") == 1
+
+
+def test_what_hard_links_share_is_left_as_it_is(engine: RunningEngine, tmp_path: Path) -> None:
+    outside = {"hard.onnx": CANCER.read_bytes() + b"\x12\x01l", "hard.toml": b'title = "Mine"\n'}
+    for name, data in outside.items():
+        (tmp_path / name).write_bytes(data)
+        os.link(tmp_path / name, engine.inbox / name)
+    assert engine.registered_version("hard") == 1
+    spare = tmp_path / "spare" / "hard.onnx"
+    spare.parent.mkdir()
+    spare.write_bytes(CANCER.read_bytes() + b"\x12\x01k")
+    engine.client.add(spare)  # takes the place of the link in the inbox
+    until(lambda: engine.client.model("hard").versions[0].version == 2, "the second version", 30)
+    assert {name: (tmp_path / name).read_bytes() for name in outside} == outside
+    (tmp_path / "hard.toml").write_text("changed outside")
+    assert engine.client.version("hard", 2).manifest.title == "Mine"
 
 
 def test_names_that_become_the_same_model_are_told(engine: RunningEngine) -> None:
@@ -113,13 +145,13 @@ def test_names_that_become_the_same_model_are_told(engine: RunningEngine) -> Non
     assert engine.registered_version("My Net") == 1
     (engine.inbox / "my-net.onnx").write_bytes(CANCER.read_bytes() + b"\x12\x01n")
     assert engine.registered_version("my-net") == 2
-    second = next(job for job in engine.client.jobs(1000) if job.stem == "my-net")
+    second = noted(engine, "my-net")
     assert "version 2 of 'my-net', whose version 1 came from My Net.onnx" in second.note
     assert "--name" in second.note
     (engine.inbox / "my-net.onnx").write_bytes(CANCER.read_bytes() + b"\x12\x01o")
-    assert until(lambda: engine.client.model("my-net").versions[0].version == 3, "the third version", 30)
-    third = next(job for job in engine.client.jobs(1000) if job.stem == "my-net")
-    assert third.version == 3 and not third.note
+    until(lambda: engine.registered_version("my-net") == 3, "the third version", 30)
+    third = engine.finished_job("my-net", 2)
+    assert third.version == 3 and "whose version" not in third.note
 
 
 def test_a_name_without_a_letter_that_can_be_used_says_how_to_give_another(engine: RunningEngine) -> None:

@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Input, Static
 
 from studio.core.jobs import Job
-from studio.tui import messages, text
+from studio.tui import laboratory, messages, text
 from studio.tui.answering import answer, answerable, changed
 from studio.tui.dialogs import TextDialog
 from studio.tui.screens.base import Handler, View
@@ -161,6 +161,7 @@ class InboxView(View):
             "answer": Handler(self._answer, self._why_not_answer),
             "retry": Handler(self._retry, self._why_not_retry),
             "cancel": Handler(self._cancel, self._why_not_cancel),
+            "lab.pause": Handler(lambda: laboratory.toggle(self.studio)),
         }
 
     def _no_job(self) -> str:
@@ -174,7 +175,7 @@ class InboxView(View):
             if not answerable(job):
                 return f"It {job.standing}: the arrival goes on by itself once that is there."
             return f"It {job.standing}: {self.studio.keys.label('answer')} answers it."
-        if job.state in ("failed", "cancelled") and not job.digest:
+        if job.state in ("failed", "cancelled") and job.is_arrival and not job.digest:
             return "Nothing of it was taken in. Drop it again: that starts a new job."
         return (
             ""

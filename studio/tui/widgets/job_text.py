@@ -172,7 +172,9 @@ def steps(job: Job, now: float, keys: Keys) -> Content:
             parts += [("  why  ", "$muted"), problem.why + "\n"]
         if problem.fix:
             parts += [("  fix  ", "$muted"), (problem.fix + "\n", "bold")]
-        again: list[Part] = [", ", (keys.retry, "$accent bold"), " runs it again"] if job.digest else []
+        again: list[Part] = (
+            [", ", (keys.retry, "$accent bold"), " runs it again"] if job.digest or not job.is_arrival else []
+        )
         parts += ["       ", (keys.open, "$accent bold"), " shows the log", *again, ".\n\n"]
     for one in job.steps:
         parts += _step_line(one, now, one is asking)
