@@ -122,7 +122,13 @@ def test_a_stream_answers_in_order_and_outlives_an_error(client: triton.Inferenc
     client.start_stream(lambda result, error: answers.put((result, error)))
     for number in range(5):
         name = "none" if number == 2 else "digits"
-        client.async_stream_infer(name, [tensor("x", ROWS + number, "FP32")], request_id=str(number))
+        # perf_analyzer sends the flag with every request.
+        client.async_stream_infer(
+            name,
+            [tensor("x", ROWS + number, "FP32")],
+            request_id=str(number),
+            enable_empty_final_response=bool(number % 2),
+        )
     got = [answers.get(timeout=20) for _ in range(5)]
     client.stop_stream()
     assert [result.get_response().id if result else None for result, _ in got] == ["0", "1", None, "3", "4"]

@@ -195,6 +195,7 @@ async def stream(service: Service, requests: AsyncIterator[Any], caller: Caller)
         response = kind()
         try:
             response.infer_response.MergeFromString(await infer(service, request, caller, alone=False))
+            response.infer_response.parameters["triton_final_response"].bool_param = True
         except StudioError as error:
             response.error_message = str(error)
             response.infer_response.id = request.id

@@ -19,6 +19,7 @@ from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, TensorSpec
 from studio.serving.http import OCTETS, Body, Response
 from studio.serving.problems import ModelFailed, Unsupported
+from studio.serving.protocols import numbers
 from studio.serving.protocols import oip_tensors as tensors
 from studio.serving.sessions import Array
 
@@ -26,6 +27,8 @@ HEADER_LENGTH = b"inference-header-content-length"
 MAX_DEPTH = 100
 MAX_BATCH = 65536
 """Rows of a batch; what `max_batch_size` in a model's configuration says of targets that take batches."""
+_TRITON = frozenset(("triton_enable_empty_final_response",))
+"""Keys of Triton's own that its clients send. Where each request has one answer, that is the final one anyway."""
 DUMPS = orjson.OPT_SERIALIZE_NUMPY
 
 Json = dict[str, Any]
@@ -61,12 +64,16 @@ def parse(body: Body, headers: dict[bytes, bytes], target: Target) -> Call:
     """The call that a request body stands for, checked against the signature. Raises InvalidInput, Unsupported."""
     text = headers.get(HEADER_LENGTH)
     if text is None:
-        return _parse_document(load_json(body), memoryview(b""), target)
+        return _parse_document(numbers.load(body, load_json, _holds_data), memoryview(b""), target)
     length = _header_length(text, len(body))
     if length == 0:
         return _raw_call(memoryview(body), target)
     view = memoryview(body)
-    return _parse_document(load_json(view[:length]), view[length:], target)
+    return _parse_document(numbers.load(view[:length], load_json, _holds_data), view[length:], target)
+
+
+def _holds_data(path: numbers.Path) -> bool:
+    return path == ("inputs", "", "data")
 
 
 def _header_length(text: bytes, size: int) -> int:
@@ -150,7 +157,7 @@ def check_parameters(parameters: Json) -> tuple[int, int]:
     if not parameters:
         return 0, 0
     for key in parameters:
-        if key.startswith("triton_"):
+        if key.startswith("triton_") and key not in _TRITON:
             raise InvalidInput(
                 f"parameter keys starting with 'triton_' are reserved for Triton usage, got: '{key[:60]}'"
             )
