@@ -18,6 +18,7 @@ import numpy as np
 
 from studio.core.errors import InvalidInput
 from studio.core.tensors import DATATYPES
+from studio.serving.protocols.numbers import Numbers
 from studio.serving.sessions import Array, dtype_of
 
 MAX_ELEMENTS = 2**63 - 1
@@ -64,7 +65,7 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], name: str) ->
 
     Raises InvalidInput: wrong count or nesting, values of the wrong kind or out of the datatype's range.
     """
-    if not isinstance(data, list):
+    if not isinstance(data, list | Numbers):
         raise InvalidInput(f"Unable to parse 'data' of input '{name}': a list is expected.")
     if datatype == "BF16":
         raise InvalidInput(f"input '{name}' is BF16, which JSON can not carry.", "", "Send it as a binary tensor.")
@@ -86,8 +87,13 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], name: str) ->
     return array.reshape(shape)
 
 
-def nested(data: list[Any], datatype: str, name: str) -> Array:
+def nested(data: list[Any] | Numbers, datatype: str, name: str) -> Array:
     """The tensor of a nested list, shaped as it is nested. Raises InvalidInput."""
+    if isinstance(data, Numbers):
+        array = data.as_array(datatype)
+        if array is not None:
+            return array
+        data = data.as_list()
     return _strings(data, name) if datatype == "BYTES" else _numbers(data, datatype, name)
 
 

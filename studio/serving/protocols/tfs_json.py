@@ -20,6 +20,8 @@ from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
 from studio.serving.http import Body
 from studio.serving.problems import ModelFailed
+from studio.serving.protocols import numbers
+from studio.serving.protocols.numbers import Numbers
 from studio.serving.protocols.oip_infer import MAX_BATCH, load_json
 from studio.serving.protocols.oip_tensors import nested
 from studio.serving.sessions import Array
@@ -32,7 +34,7 @@ _DUMPS = orjson.OPT_SERIALIZE_NUMPY
 def load(body: Body) -> Any:
     """The document. Raises InvalidInput in the words of their parser."""
     try:
-        return load_json(body)
+        return numbers.load(body, load_json, _holds_tensor)
     except InvalidInput as error:
         if any(token in body for token in _TOKENS) and body.count(b"[") + body.count(b"{") <= 100_000:
             try:
@@ -41,6 +43,10 @@ def load(body: Body) -> Any:
                 pass
         words = error.what.removeprefix("failed to parse the request JSON buffer: ")
         raise InvalidInput(f"JSON Parse error: {words}") from None
+
+
+def _holds_tensor(path: numbers.Path) -> bool:
+    return path in (("instances",), ("inputs",)) or (len(path) == 2 and path[0] == "inputs" and path[1] != "")
 
 
 def _document(value: Any) -> Json:
@@ -79,6 +85,11 @@ def _by_column(columns: Any, specs: tuple[TensorSpec, ...]) -> Json:
 
 
 def _by_row(rows: Any, specs: tuple[TensorSpec, ...]) -> Json:
+    if isinstance(rows, Numbers):
+        if len(specs) != 1:
+            kind = "list" if len(rows.shape) > 1 else "number"
+            raise InvalidInput(f"Expecting object but got {kind} at item 0 of input list")
+        return {specs[0].name: rows}
     if not isinstance(rows, list) or not rows:
         raise InvalidInput("Expecting 'instances' value to be an array with at least one element.")
     names = {spec.name for spec in specs}
@@ -120,8 +131,8 @@ def _array(data: Any, spec: TensorSpec, target: Target) -> Array:
             f"input '{spec.name}' is BF16, which JSON can not carry.", "", "Use /v2 with binary tensors."
         )
     if spec.datatype == "BYTES":
-        data = _decoded(data, spec.name)
-    scalar = not isinstance(data, list)
+        data = _decoded(data.as_list() if isinstance(data, Numbers) else data, spec.name)
+    scalar = not isinstance(data, list | Numbers)
     array = nested([data] if scalar else data, spec.datatype, spec.name)
     if scalar:
         array = array.reshape(())
