@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,3 +57,8 @@ def part_of(name: str) -> tuple[int, int, int] | None:
     """Number, version and rows of a file of a recording; None for any other name."""
     found = _PART.fullmatch(name)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def recording_words(recordings: Sequence[Recording]) -> str:
+    """`requests for digits (312 of 1000 rows)`; '' while nothing is recorded."""
+    return ", ".join(f"requests for {one.plan.model} ({one.rows} of {one.plan.rows} rows)" for one in recordings)

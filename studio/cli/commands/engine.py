@@ -7,12 +7,12 @@ import time
 
 import click
 
-from studio.cli.commands.record import status_words
 from studio.cli.output import ASKS, ago, emit, fields, paint, plural, say, size
 from studio.cli.session import Session, command, pass_session
 from studio.client.client import wait_for
 from studio.client.connect import attach, engine_command, engine_environment
 from studio.core.errors import Conflict, Unavailable
+from studio.core.recording import recording_words
 from studio.core.views import Status
 
 STOP_SECONDS = 60.0
@@ -109,7 +109,7 @@ def status_text(status: Status) -> str:
             ("endpoint", f"{server.url} ({state}{restarts})"),
             ("loaded", f"{plural(server.loaded, 'variant')}, {size(server.memory)} of memory"),
             ("registered", f"{plural(status.models, 'model')}, {plural(status.versions, 'version')}"),
-            ("recording", status_words(status.recording)),
+            ("recording", recording_words(status.recording)),
             ("jobs", f"{status.jobs_active} active{asks}{failed}"),
             ("inbox", status.inbox + ("" if status.watching else "  (not watched)")),
             ("workspace", status.workspace),

@@ -127,9 +127,4 @@ def recordings_table(found: tuple[Recording, ...]) -> str:
     return f"{rows}\n\nDelete what is kept of a model with: studio record MODEL --delete"
 
 
-def status_words(recording: tuple[Recording, ...]) -> str:
-    """`requests for digits (312 of 1000 rows)`; '' while nothing is recorded."""
-    return ", ".join(f"requests for {one.plan.model} ({one.rows} of {one.plan.rows} rows)" for one in recording)
-
-
 COMMANDS = (record,)

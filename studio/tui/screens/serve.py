@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
 from studio.core.metrics import Point, RequestLine
 from studio.core.names import LATEST, PRODUCTION, REFERENCE_VARIANT
+from studio.core.recording import recording_words
 from studio.core.views import CallExample, RouteDetail, VersionPage, VersionRow
 from studio.tui import messages, moves, text
 from studio.tui.charts.live import LiveChart, Series
@@ -213,6 +214,7 @@ class ServeView(View):
         self.reveal(self.query_one("#routes"), empty is None)
         self._draw_charts(now)
         self._draw_tail()
+        self._draw_recording()
         self._draw_route()
 
     def _empty_words(self) -> Content:
@@ -256,6 +258,12 @@ class ServeView(View):
         model = self.chosen.partition(":")[0]
         words = route_content(model, self._details.get(model), f"studio route {model}") if model else Content("")
         self.query_one("#route-text", Static).update(words)
+
+    def _draw_recording(self) -> None:
+        """Whoever looks at the traffic is to see that it is being kept."""
+        status = self.state.status
+        words = recording_words(status.recording) if status else ""
+        self.query_one("#serve-low").border_subtitle = f"● recording {words}" if words else ""
 
     def _draw_tail(self) -> None:
         requests = self.state.requests[-60:]

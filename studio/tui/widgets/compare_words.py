@@ -17,6 +17,7 @@ from studio.tui.charts.scale import value_label
 _INPUTS = {
     "labelled": "labelled inputs",
     "samples": "sample inputs",
+    "captured": "recorded requests",
     "synthetic": "made-up inputs, drawn from the signature",
 }
 

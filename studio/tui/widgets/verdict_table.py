@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studio.core.comparison import Comparison, Row
-from studio.core.manifest import Fidelity, Interval
+from studio.core.manifest import INPUTS_WORDS, Fidelity, Interval
 from studio.tui import text
 from studio.tui.charts.frame import Line, Run, length, shorten
 from studio.tui.charts.painted import Painted
@@ -138,7 +138,7 @@ def fidelity_rows(fidelity: Sequence[Fidelity | None], arms: int, compact: bool 
     if not any(known):
         return []
     some = next(one for one in known if one is not None)
-    over = f"over {some.samples} {'made-up' if some.inputs == 'synthetic' else some.inputs} inputs"
+    over = f"over {some.samples} {INPUTS_WORDS[some.inputs]}"
     worst = [one.worst if one else None for one in known]
     rows = [
         ("cosine", tuple(gate_value(one.cosine) if one else text.NONE for one in worst), f"with its reference, {over}"),
