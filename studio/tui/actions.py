@@ -173,6 +173,23 @@ ACTIONS: tuple[Action, ...] = (
         group="Models",
     ),
     Action(
+        name="lab",
+        keys=("L",),
+        title="Lab",
+        help="Make variants by recipes of your choice, and judge them here.",
+        screens=_at("models"),
+        footer=13,
+        group="Models",
+    ),
+    Action(
+        name="lab.pause",
+        keys=("H",),
+        title="Pause lab",
+        help="Stop the lab where it is, or let it go on.",
+        screens=_at("models", "inbox"),
+        group="Models",
+    ),
+    Action(
         name="samples",
         keys=("s",),
         title="Samples",

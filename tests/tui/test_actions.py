@@ -86,11 +86,11 @@ def test_a_wrong_keymap_file_says_what_is_wrong(tmp_path: Path, text: str, words
 
 
 async def test_a_remapped_key_works_and_shows(studio: Studio, tmp_path: Path) -> None:
-    (tmp_path / KEYS_FILE).write_text('[keys]\n"screen.log" = "L"\n')
+    (tmp_path / KEYS_FILE).write_text('[keys]\n"screen.log" = "O"\n')
     async with studio(filled()) as pilot:
         await pilot.press("5")
         assert pilot.app.screen_name == "models"
-        await pilot.press("L")
+        await pilot.press("O")
         assert pilot.app.screen_name == "log"
 
 

@@ -15,7 +15,7 @@ from textual.widgets import DataTable, Input
 
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.views import VersionDetail, VersionPage, VersionRow
-from studio.tui import messages, text
+from studio.tui import laboratory, messages, text
 from studio.tui.screens import versions
 from studio.tui.screens.base import Handler, View
 from studio.tui.widgets import version_text
@@ -52,7 +52,13 @@ class ModelsView(View):
 
     SCREEN = "models"
     PANES = ("models-list", "models-detail")
-    TOPICS = (messages.StatusChanged, messages.RegistryChanged, messages.MarksChanged, messages.ClockTicked)
+    TOPICS = (
+        messages.StatusChanged,
+        messages.RegistryChanged,
+        messages.JobsChanged,
+        messages.MarksChanged,
+        messages.ClockTicked,
+    )
     START_SHARE = 55
 
     def __init__(self) -> None:
@@ -224,8 +230,17 @@ class ModelsView(View):
         row = self.chosen
         if row and (row.model, row.version) == (detail.row.model, detail.row.version):
             self.query_one(VersionPane).show(detail)
+            self._show_work()
             self.query_one("#models-detail").border_title = f"{row.model}:{row.version}"
             self.studio.refresh_footer()
+
+    @on(messages.JobsChanged)
+    def _show_work(self) -> None:
+        """What the lab does for the version that is shown."""
+        detail = self.detail
+        if self.showing and detail is not None:
+            job = laboratory.work_on(self.state.jobs.values(), detail.row.model, detail.row.version)
+            self.query_one(VersionPane).show_work(job)
 
     # What happens
 

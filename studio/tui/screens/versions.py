@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from studio.core.comparison import Plan
 from studio.core.names import PRODUCTION, variant_key
 from studio.core.views import ModelDetail, VersionRow
-from studio.tui import messages, moves, report, samples
+from studio.tui import laboratory, messages, moves, report, samples
 from studio.tui.dialogs import Choice, PurgeDialog
 from studio.tui.screens.base import Handler
 
@@ -41,6 +41,8 @@ def handlers(view: ModelsView) -> dict[str, Handler]:
                 or _not_archived(view, f"Archive it first ({view.studio.keys.label('archive')}); that can be undone.")
             ),
         ),
+        "lab": Handler(lambda: laboratory.run(view), lambda: row() or _archived(view) or laboratory.why_not_run(view)),
+        "lab.pause": Handler(lambda: laboratory.toggle(view.studio)),
         "samples": Handler(lambda: run_samples(view), lambda: _why_not_samples(view)),
         "netron": Handler(lambda: netron(view), lambda: row() or _unservable(view)),
         "copy.curl": Handler(
@@ -110,8 +112,14 @@ def offered(row: VersionRow) -> list[Choice]:
     """The variants that may be promoted: the reference and those kept first, then rejected ones with their reason."""
     order = {"reference": 0, "keep": 0, "not distinguishable": 1, "reject": 2}
     usable = [one for one in row.variants if one.outcome in order]
-    usable.sort(key=lambda one: order[one.outcome])
-    return [Choice(f"{row.version}-{one.variant}", f"{one.outcome}: {one.sentence}") for one in usable]
+    usable.sort(key=lambda one: (order[one.outcome], one.variant != row.auto))
+    return [
+        Choice(
+            f"{row.version}-{one.variant}",
+            ("★ " if one.variant == row.auto and row.choice else "") + f"{one.outcome}: {one.sentence}",
+        )
+        for one in usable
+    ]
 
 
 def promote(view: ModelsView) -> None:

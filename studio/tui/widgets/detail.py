@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
+from studio.core.jobs import Job
 from studio.core.manifest import VariantManifest
 from studio.core.views import VersionDetail
 from studio.tui.widgets import version_text
@@ -30,14 +31,16 @@ TABS: tuple[tuple[str, str], ...] = (
     ("history", "History"),
 )
 VARIANT_COLUMNS = (
-    Column("variant", "variant", 11),
-    Column("outcome", "outcome", 16),
-    Column("p50", "p50 ms", 7, right=True),
+    Column("mark", "", 1),
+    Column("variant", "variant", 12),
+    Column("outcome", "outcome", 14),
+    Column("p50", "p50 ms", 6, right=True),
     Column("speedup", "speed", 6, right=True),
-    Column("size", "size", 8, right=True, need=50),
+    Column("size", "size", 7, right=True, need=52),
     Column("fidelity", "cosine", 8, right=True, need=58),
     Column("accuracy", "accuracy", 8, right=True, need=70),
-    Column("alias", "alias", 12, need=84),
+    Column("inputs", "judged on", 9, need=80),
+    Column("alias", "alias", 12, need=94),
 )
 
 
@@ -50,6 +53,7 @@ class VersionPane(Widget):
     VersionPane TabPane { padding: 0; height: 1fr; }
     VersionPane VerticalScroll { padding: 0 1; }
     VersionPane #variant-table { height: auto; max-height: 50%; }
+    VersionPane #variant-choice { padding: 1 1 0 1; }
     VersionPane #variant-words { padding: 1 1 0 1; }
     VersionPane #variant-plot { padding: 1 0 0 1; }
     """
@@ -62,6 +66,7 @@ class VersionPane(Widget):
         super().__init__(id="version")
         self._open_key = open_key
         self._detail: VersionDetail | None = None
+        self._work: Job | None = None
 
     def compose(self) -> ComposeResult:
         with TabbedContent(initial="overview"):
@@ -70,6 +75,7 @@ class VersionPane(Widget):
                     if name == "variants":
                         yield Table(VARIANT_COLUMNS, id="variant-table")
                         with VerticalScroll():
+                            yield Static(id="variant-choice")
                             yield Static(id="variant-words")
                             yield Static(id="variant-plot")
                     else:
@@ -96,12 +102,25 @@ class VersionPane(Widget):
     def show(self, detail: VersionDetail | None) -> None:
         self._detail = detail
         self.query_one("#variant-table", Table).fill(
-            [(row.variant, version_text.variant_cells(row)) for row in detail.row.variants] if detail else []
+            [(row.variant, version_text.variant_cells(row, detail.row.auto)) for row in detail.row.variants]
+            if detail
+            else []
         )
+        self._show_choice()
         self._paint(self.tab)
         self._show_variant()
         if self.on_variants:
             self._plot()
+
+    def show_work(self, job: Job | None) -> None:
+        """The job that makes variants of this version now, None where there is none."""
+        if job != self._work:
+            self._work = job
+            self._show_choice()
+
+    def _show_choice(self) -> None:
+        words = version_text.choice(self._detail.row, self._work) if self._detail else Content("")
+        self.query_one("#variant-choice", Static).update(words)
 
     def _paint(self, tab: str) -> None:
         detail = self._detail

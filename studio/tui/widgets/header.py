@@ -50,8 +50,10 @@ def facts(state: State, now: float, reconnecting: bool = False) -> list[list[Par
     good = server.state == "ready"
     style = "$success" if good else "$warning"
     dot = "●" if good else "◌"
-    state_word = "serving" if good else server.state
+    state_word: str = "serving" if good else server.state
     rate = f"{text.rate(state.rate(now))} req/s"
+    if state.status.lab_paused:
+        state_word += ", lab paused"
     watch = "watch ✓" if state.status.watching else "watch ✗"
     watch_style = "$success" if state.status.watching else "$error"
     loaded = f"{server.loaded} loaded"

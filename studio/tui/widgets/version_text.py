@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from textual.content import Content
 
-from studio.core.manifest import Fidelity, Gate, VariantManifest, VersionManifest
+from studio.core.jobs import Job
+from studio.core.manifest import INPUTS_WORDS, Fidelity, Gate, VariantManifest, VersionManifest
 from studio.core.metrics import Point
 from studio.core.views import VariantRow, VersionDetail, VersionRow
 from studio.tui import text
 from studio.tui.charts.spark import sparkline
 
+_AGREEMENT = re.compile(r", (?=agrees on |cosine |equal on )")
 TRAFFIC_SECONDS = 30
 TRAFFIC_WIDTH = 10
 
@@ -27,7 +30,7 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "keep": ("✓ keep", "success"),
     "reject": ("✗ reject", "error"),
     "not distinguishable": ("≈ no gain", "warning"),
-    "not applicable": ("– not applicable", "muted"),
+    "not applicable": ("– not possible", "muted"),
 }
 
 
@@ -57,6 +60,8 @@ def overview(detail: VersionDetail, now: float) -> Content:
     parts += _line("p50", f"{text.ms(row.p50)} ms", ("  batch 1, reference variant", "$muted"))
     if row.accuracy is not None:
         parts += _line("accuracy", text.share(row.accuracy), (f"  on {manifest.samples.count} labelled rows", "$muted"))
+    if row.choice:
+        parts += _line("auto", *_chosen(row)[:3])
     parts += _line("conversion", *_agreement(manifest.parity))
     parts += _line("inputs", _inputs(detail))
     if row.tags:
@@ -73,7 +78,8 @@ def _inputs(detail: VersionDetail) -> str:
     words = {
         "labelled": f"{samples.count} labelled rows that came with it",
         "samples": f"{samples.count} sample rows that came with it, no labels",
-        "synthetic": "made up from the signature: no accuracy can be claimed",
+        "captured": f"{samples.count} recorded requests, no labels",
+        "synthetic": "made up from the signature (synthetic): no accuracy can be claimed",
     }
     return words[samples.kind]
 
@@ -88,7 +94,7 @@ def _agreement(parity: Fidelity) -> list[Part]:
             f"agrees with the source to {worst.max_rel:.1e}" if good else "gave values that are not finite",
             "$success" if good else "$error",
         ),
-        (f"\n{'':12}on {parity.samples} {parity.inputs} inputs", "$muted"),
+        (f"\n{'':12}on {parity.samples} {INPUTS_WORDS[parity.inputs]}", "$muted"),
     ]
 
 
@@ -148,17 +154,53 @@ def lineage(detail: VersionDetail) -> Content:
     return Content.assemble(*parts)
 
 
-def variant_cells(row: VariantRow) -> dict[str, str | tuple[str, str]]:
-    """The cells of a variant in the variants table."""
+def choice(row: VersionRow, work: Job | None) -> Content:
+    """What `auto` means and why; what the lab is at, where it is; what is stale."""
+    parts: list[Part] = []
+    if row.choice:
+        parts += [*_chosen(row), "\n"]
+    stale = next((one.stale for one in row.variants if one.stale), "")
+    if stale:
+        parts += [("! stale: ", "$warning bold"), (f"{stale}. The lab measures it again.\n", "$warning")]
+    step = work.current if work else None
+    if work is not None and work.state == "queued":
+        parts.append(("◌ waits for its turn in the lab\n", "$warning"))
+    elif step is not None and step.progress is not None:
+        share = f"{text.bar(step.progress, 12)} {100 * step.progress:.0f} %"
+        parts += [("◐ ", "$warning bold"), (share, "$warning"), (f"  {step.detail}\n", "$muted")]
+    elif work is not None:
+        parts.append(("◐ the lab begins\n", "$warning"))
+    return Content.assemble(*parts)
+
+
+def _chosen(row: VersionRow) -> list[Part]:
+    """The choice and its gains as three parts, then how far it agrees, and below what it was chosen over."""
+    first, *others = row.choice.rstrip(".").split("; ")
+    name, _, why = first.partition(": ")
+    gains, *agreement = _AGREEMENT.split(why, maxsplit=1)
+    return [
+        ("★ ", "$accent bold"),
+        (name, "$success bold"),
+        f"  {gains}",
+        *(f"\n  {words}" for words in agreement),
+        *((f"\n  {other}", "$muted") for other in others),
+    ]
+
+
+def variant_cells(row: VariantRow, auto: str = "") -> dict[str, str | tuple[str, str]]:
+    """The cells of a variant in the variants table: ★ is what `auto` means, ◆ what nothing else beats."""
     speedup = text.NONE if row.speedup is None else f"{row.speedup:.2f}x"
+    outcome = OUTCOMES.get(row.outcome, (row.outcome, "foreground"))
     return {
+        "mark": ("★", "accent bold") if row.variant == auto else ("◆" if row.front else "", "muted"),
         "variant": (row.variant, "foreground bold"),
-        "outcome": OUTCOMES.get(row.outcome, (row.outcome, "foreground")),
+        "outcome": ("! stale", "warning") if row.stale else outcome,
         "size": text.size(row.size) if row.size else text.NONE,
         "p50": text.ms(row.p50),
         "speedup": speedup,
         "fidelity": text.cosine(row.fidelity),
         "accuracy": text.share(row.accuracy),
+        "inputs": (row.inputs or text.NONE, "warning" if row.inputs == "synthetic" else "foreground"),
         "alias": (", ".join(row.aliases), "success"),
     }
 
@@ -178,11 +220,13 @@ def variant_words(row: VariantRow, manifest: VariantManifest | None) -> Content:
     measured = manifest.measurement
     if measured is not None:
         parts.append("\n")
+        least = measured.latency[0].threads
         for one in measured.latency:
             parts += _line(
                 f"batch {one.batch}",
                 f"p50 {text.ms(one.p50)}  p95 {text.ms(one.p95)}  p99 {text.ms(one.p99)} ms",
-                (f"\n{'':12}{one.runs} runs, {text.plural(one.threads, 'thread')}", "$muted"),
+                (f"  {one.speedup.value:.2f}x" if one.speedup else "", "$muted"),
+                (f"\n{'':12}with {text.plural(one.threads, 'thread')}" if one.threads > least else "", "$muted"),
             )
         parts += _line(
             "throughput",
@@ -190,18 +234,51 @@ def variant_words(row: VariantRow, manifest: VariantManifest | None) -> Content:
             (f"  batch {measured.throughput_batch}", "$muted"),
         )
         parts += _line("memory", text.size(measured.peak_memory), f"   loads in {measured.load_ms:.0f} ms")
+        if measured.tuned is not None:
+            advice = f"{text.plural(measured.tuned.threads, 'thread')} a run, batches of {measured.tuned.batch}"
+            parts += _line("serve with", advice)
         if measured.speedup is not None:
             span = measured.speedup
             parts += _line("speed", f"{span.value:.2f}x", (f"  95 % CI {span.low:.2f}-{span.high:.2f}", "$muted"))
     fidelity = manifest.fidelity
     if fidelity is not None and not manifest.is_reference:
-        for out in fidelity.outputs:
-            parts += _line(
-                text.fit(out.name, 11),
-                f"cosine {text.cosine(out.cosine)}  max |Δ| {out.max_abs:.2g}",
-                f"\n{'':12}top-1 agrees on {text.share(out.top1_agreement)}" if out.top1_agreement is not None else "",
-            )
+        parts += _judged(fidelity)
     return Content.assemble(*parts)
+
+
+def _judged(fidelity: Fidelity) -> list[Part]:
+    """On what a variant was judged, its outputs against the reference's, the labels, and where it breaks."""
+    style = "$warning" if fidelity.inputs == "synthetic" else "$foreground"
+    parts = _line("judged on", (f"{fidelity.samples} {INPUTS_WORDS[fidelity.inputs]}", style))
+    for out in fidelity.outputs:
+        shares = (
+            ("top-1 agrees on", _known(out.top1_agreement, text.share)),
+            ("top-5 on", _known(out.topk_agreement, text.share)),
+            ("rank correlation", _known(out.rank_correlation, text.cosine)),
+        )
+        words = "  ".join(f"{name} {value}" for name, value in shares if value is not None)
+        figures = f"cosine {text.cosine(out.cosine)}  max |Δ| {out.max_abs:.2g}"
+        parts += _line(text.fit(out.name, 11), figures, f"\n{'':12}{words}" if words else "")
+    own, base = fidelity.scores, fidelity.reference_scores
+    if own is not None and base is not None:
+        figures_of = (("F1", own.f1, base.f1), ("AUC", own.auc, base.auc), ("RMSE", own.rmse, base.rmse))
+        for name, mine, its in figures_of:
+            if mine is not None and its is not None:
+                parts += _line(name, f"{mine:.4g}", (f"  the reference's {its:.4g}", "$muted"))
+    if fidelity.layers is not None:
+        parts += _line("layers", (f"{fidelity.layers.sentence}\n", "$warning"))
+        for error in fidelity.layers.worst:
+            before = "exact" if error.before_db is None else f"{error.before_db:.0f}"
+            after = "–" if error.sqnr_db is None else f"{error.sqnr_db:.0f}"
+            parts += [
+                (f"{'':12}{error.order:>4}  ", "$muted"),
+                f"{before} → {after} dB  {error.operator} {error.node}\n",
+            ]
+    return parts
+
+
+def _known(value: float | None, words: Callable[[float | None], str]) -> str | None:
+    return None if value is None else words(value)
 
 
 def gates(found: Iterable[Gate]) -> list[Part]:
