@@ -19,6 +19,7 @@ from studio.formats.base import Case, Converted, Feed
 from studio.formats.onnx.files import parse
 from studio.formats.onnx.names import rename_outputs
 from studio.formats.settings.file import ModelSettings
+from studio.formats.tensorflow.tensorflow import SAVED_MODEL
 
 _LARGEST_TOKENIZER = 128 * 1024**2
 _MASKS = ("attention_mask",)
@@ -105,6 +106,16 @@ def named(converted: Converted, settings: ModelSettings, declared: Callable[[Pat
 
 def _under(outputs: Feed, names: dict[str, str]) -> Feed:
     return {names.get(name, name): array for name, array in outputs.items()}
+
+
+def check_signature(settings: ModelSettings, detail: str) -> None:
+    """Raise InvalidInput where the settings choose a signature, and the format, as `detail` calls it, has none."""
+    if settings.signature and detail != SAVED_MODEL:
+        raise InvalidInput(
+            f"{settings.place('signature')}: {detail} has no signatures to choose from.",
+            "Only a TensorFlow SavedModel has several.",
+            "Take the key out.",
+        )
 
 
 # -- classes

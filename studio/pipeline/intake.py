@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from studio.core.errors import Refused, StudioError
-from studio.core.manifest import Fidelity, FileRef, Gate, Graph, gates_with
+from studio.core.errors import Refused, StepFailed, StudioError
+from studio.core.manifest import CrossValidation, Fidelity, FileRef, Gate, Graph, gates_with
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.ort_format import HEAD, is_ort
 from studio.core.rows import row_layout
@@ -32,7 +32,7 @@ from studio.verify.graph_info import describe
 from studio.verify.inputs import row_count
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.ort_info import describe_ort
-from studio.verify.session import Feed, signature_of
+from studio.verify.session import Array, Feed, signature_of
 from studio.verify.steadiness import non_finite_notes, unsteady, unsteady_note
 from studio.verify.verdict import parity_gates
 
@@ -75,6 +75,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     out, files, recognition = Path(task.out), found.files, found.recognition
     settings = read_settings(files.settings, wanted_recipes() if files.settings else None)
     gates = gates_with(task.gates, settings.gates)
+    facts.check_signature(settings, recognition.detail)
 
     def converting(progress: float | None, detail: str) -> None:
         report("converted", progress, detail)
@@ -105,6 +106,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     samples = save_samples(out / "samples.npz", inputs, labels)
     example = save_example(out / "example.json", signature, inputs)
     graph = _graph(converted)
+    cross_validation, validation_notes = _cross_validation(converted, settings, inputs, labels, report)
     sources = (found.archive,) if found.archive else converted.sources
     beside = (found.dropped.settings, found.dropped.samples)
     report("checked", 1.0, _checked_words(parity))
@@ -131,6 +133,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
             *found.notes,
             *converted.notes,
             *label_notes,
+            *validation_notes,
             *word_notes,
             *unsteady_note(moving),
             *non_finite_notes([case.outputs for case in converted.cases], kit.kind),
@@ -141,8 +144,31 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
         alias=settings.alias,
         preprocessing=preprocessing,
         asset_paths=tuple(str(path) for path in assets),
+        cross_validation=cross_validation,
     )
     return Taken(result=result, settings=settings, kit=kit)
+
+
+def _cross_validation(
+    converted: Converted, settings: ModelSettings, inputs: Feed, labels: Array | None, report: Progress
+) -> tuple[CrossValidation | None, tuple[str, ...]]:
+    """What the settings ask for, or a note on why it can not be had: it decides nothing, so it stops nothing."""
+    wanted = settings.evaluation
+    if not wanted.folds:
+        return None, ()
+    if converted.cross_validate is None:
+        return None, ("It was not cross-validated: that can be done with scikit-learn models alone.",)
+    if labels is None:
+        return None, ("It was not cross-validated: its samples have no labels.",)
+    try:
+        made = converted.cross_validate(
+            inputs, labels, wanted.folds, wanted.seconds, lambda share, detail: report("checked", share, detail)
+        )
+    except StepFailed as error:
+        return None, (f"It was not cross-validated: {error.what.rstrip('.')}.",)
+    if made.folds < made.wanted:
+        return made, (f"Cross-validation had time for {made.folds} of {made.wanted} folds.",)
+    return made, ()
 
 
 def wanted_recipes() -> tuple[str, ...]:

@@ -35,6 +35,7 @@ description = "8 × 8"
 tags = ["vision"]
 outputs = ["scores"]
 class_labels = ["0", "1", "1"]
+signature = "serving_default"
 recipes = ["int8"]
 alias = "candidate"
 
@@ -81,6 +82,7 @@ def test_all_keys_are_read(tmp_path: Path) -> None:
         tags=("vision",),
         outputs=("scores",),
         class_labels=("0", "1", "1"),
+        signature="serving_default",
         recipes=("int8",),
         alias="candidate",
         inputs={"image": InputSettings(shape=("batch", 3, 224, 224), datatype="FP32", range=(0.0, 1.0))},

@@ -86,6 +86,12 @@ async def test_samples_of_a_model_without_a_batch_are_counted_by_runs(
     assert (await runner.intake(path, tmp_path / "plain.npz")).samples_count == count
 
 
+async def test_a_signature_is_chosen_only_where_there_are_several(runner: Runner, tmp_path: Path) -> None:
+    path = save(linear(), tmp_path / "linear.onnx")
+    with pytest.raises(InvalidInput, match=r"linear.toml, line 1: ONNX, opset 17 has no signatures"):
+        await runner.intake(path, settings(tmp_path, 'signature = "serving_default"\n'))
+
+
 async def test_an_archive_gives_what_its_file_gives(runner: Runner, tmp_path: Path) -> None:
     plain = await runner.intake(save(linear(), tmp_path / "linear.onnx"))
     members = {

@@ -135,6 +135,17 @@ async def test_tensorflow_lite(tf_runner: Runner, models: Path, format_row: Any,
     assert any("batch was made free" in note for note in result.notes) is (name == "one-row")
 
 
+async def test_the_settings_choose_among_signatures(tf_runner: Runner, models: Path, tmp_path: Path) -> None:
+    said = tmp_path / "unnamed.toml"
+    said.write_text('signature = "other"\n')
+    result = await tf_runner.intake(models / "unnamed", said)
+    assert [spec.name for spec in result.signature.inputs] == ["left"]
+    said.write_text('signature = "third"\n')
+    with pytest.raises(Refused, match="no signature 'third'") as caught:
+        await tf_runner.intake(models / "unnamed", said)
+    assert "one, other" in caught.value.why and 'signature = "one"' in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

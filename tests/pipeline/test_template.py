@@ -193,8 +193,9 @@ async def test_a_model_that_asks_gets_a_file_with_the_question(
         await runner.intake(path, tmp_path / "net.toml")
     assert caught.value.problem == written.problem
     if kind == b"ASK":
-        switched = parse_settings(on(written.text), "net.toml", RECIPES)
+        switched = parse_settings(on(written.text), "net.toml")
         assert switched.inputs.keys() == {"x", "a b"}
+        assert switched.inputs["x"].shape == ("batch", "features")  # no size that nobody knows
 
 
 async def test_what_would_be_refused_is_refused(runner: Runner, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from studio.core.errors import InvalidInput
 from studio.core.preprocessing import Preprocessing
 from studio.core.toml_lines import Lines, lines_of
 from studio.core.toml_lines import Path as Place
-from studio.formats.settings.schema import GATES, INPUT, KIND, MOST_INPUTS, PREPROCESSING, TOP, Key
+from studio.formats.settings.schema import EVALUATION, GATES, INPUT, KIND, MOST_INPUTS, PREPROCESSING, TOP, Key
 from studio.formats.settings.values import Wrong, nearest
 
 LARGEST_BYTES = 1024 * 1024
-_TABLES = ("inputs", "preprocessing", "gates")
+_TABLES = ("inputs", "preprocessing", "gates", "evaluation")
 _MOST_TOLD = 5
 
 
@@ -27,6 +27,14 @@ class InputSettings:
     shape: tuple[int | str, ...] | None = None
     datatype: str = ""
     range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """Cross-validation of a scikit-learn estimator's kind: `folds` 0 = none, `seconds` it may take."""
+
+    folds: int = 0
+    seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,9 @@ class Origin:
 class ModelSettings:
     """`inputs` by name, in the order of the model's own inputs where the source has no names (`[inputs.x]`).
 
-    `outputs`: names for all outputs, empty = the model's own. `recipes`: None = those of the workspace. `gates`:
-    thresholds of studio.core.settings.GateSettings that replace the workspace's. `preprocessing` by input name.
+    `outputs`: names for all outputs, empty = the model's own. `signature`: of a SavedModel, empty = the usual one.
+    `recipes`: None = those of the workspace. `gates`: thresholds of studio.core.settings.GateSettings that replace the
+    workspace's. `preprocessing` by input name.
     """
 
     title: str = ""
@@ -50,11 +59,13 @@ class ModelSettings:
     tags: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     class_labels: tuple[str, ...] = ()
+    signature: str = ""
     recipes: tuple[str, ...] | None = None
     alias: str = ""
     inputs: dict[str, InputSettings] = field(default_factory=dict)
     preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     gates: dict[str, float] = field(default_factory=dict)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     def place(self, *path: str | int) -> str:
@@ -111,6 +122,9 @@ class _Reading:
                 name: facts for at, name, one in self._named(table, 1) if (facts := self._facts(at, one)) is not None
             },
             gates=self._keys(("gates",), self._table(("gates",), table.get("gates", {})), GATES),
+            evaluation=EvaluationSettings(
+                **self._keys(("evaluation",), self._table(("evaluation",), table.get("evaluation", {})), EVALUATION)
+            ),
             origin=origin,
         )
 
@@ -189,6 +203,8 @@ def _home(name: str) -> str:
         return "[inputs.NAME]"
     if name in {key.name for key in GATES}:
         return "[gates]"
+    if name in {key.name for key in EVALUATION}:
+        return "[evaluation]"
     kinds = [kind for kind, keys in PREPROCESSING.items() if name in {key.name for key in keys}]
     return f'[preprocessing.NAME] with kind = "{kinds[0]}"' if kinds else ""
 

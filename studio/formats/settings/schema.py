@@ -83,6 +83,13 @@ TOP = (
         read=several(text(500), 200_000, unique=False),
     ),
     Key(
+        name="signature",
+        takes="text",
+        meaning="which signature of a TensorFlow SavedModel to take; without it `serving_default`, or the only one",
+        example='"serving_default"',
+        read=text(200, empty=False),
+    ),
+    Key(
         name="recipes",
         takes="list of recipe names",
         meaning="variants to make of this model, in place of `workers.recipes` of studio.toml; `[]` makes none",
@@ -152,6 +159,24 @@ GATES = tuple(
         read=number(*GATE_RANGES[field.name]),
     )
     for field in dataclasses.fields(GateSettings)
+)
+
+EVALUATION = (
+    Key(
+        name="folds",
+        takes="whole number from 2 to 20",
+        meaning="scikit-learn models with labelled samples: fit a fresh copy on all folds but one, and score it on "
+        "that one, once for each fold; without it, none are fitted",
+        example="5",
+        read=whole(2, 20),
+    ),
+    Key(
+        name="seconds",
+        takes="number from 1 to 300",
+        meaning="how long that may take; the folds that are done by then count",
+        example="60",
+        read=number(1, 300),
+    ),
 )
 
 KIND = Key(

@@ -17,7 +17,7 @@ from studio.core.preprocessing import Preprocessing
 from studio.core.settings import GateSettings
 from studio.core.tensors import TensorSpec
 from studio.formats.settings.file import ModelSettings
-from studio.formats.settings.schema import GATES, INPUT, KIND, PREPROCESSING, TOP, Key
+from studio.formats.settings.schema import EVALUATION, GATES, INPUT, KIND, PREPROCESSING, TOP, Key
 from studio.formats.settings.values import LARGEST_SIDE, Wrong
 
 _WIDTH = 100
@@ -61,6 +61,7 @@ def template(known: Known) -> str:
     lines += _missing(known)
     lines += _preprocessing(known)
     lines += _gates(known)
+    lines += _evaluation(known)
     return "\n".join(lines) + "\n"
 
 
@@ -78,6 +79,7 @@ def _top(known: Known) -> Iterator[str]:
         "tags": said.tags,
         "outputs": known.outputs or said.outputs,
         "class_labels": known.class_labels or said.class_labels,
+        "signature": said.signature,
         "recipes": said.recipes,
         "alias": said.alias,
     }
@@ -184,6 +186,16 @@ def _gates(known: Known) -> Iterator[str]:
     for key in GATES:
         yield from _about(key)
         yield from _line(key, said.get(key.name), f"{getattr(known.gates, key.name)}")
+
+
+def _evaluation(known: Known) -> Iterator[str]:
+    said = known.settings.evaluation
+    yield ""
+    yield from _comment("Cross-validation of scikit-learn models. It judges the kind of model on your samples.")
+    yield "[evaluation]" if said.folds else "#[evaluation]"
+    for key in EVALUATION:
+        yield from _about(key)
+        yield from _line(key, getattr(said, key.name) if said.folds else None, key.example)
 
 
 # -- lines

@@ -64,17 +64,22 @@ class TfProgram:
                 raise Refused(f"'{name}' is a {one.dtype.name}, which can not be sent or answered.")
 
     @classmethod
-    def of_saved_model(cls, folder: Path) -> TfProgram:
-        """The serving function of a folder that was screened. Raises whatever TensorFlow raises, and Refused."""
+    def of_saved_model(cls, folder: Path, wanted: str = "") -> TfProgram:
+        """The serving function of a folder that was screened: `wanted`, else the usual one, else the only one.
+
+        Raises whatever TensorFlow raises, and Refused.
+        """
         loaded = tf.saved_model.load(str(folder))
         names = [name for name in loaded.signatures if not name.startswith("_")]
-        chosen = SERVING if SERVING in names else names[0] if len(names) == 1 else ""
+        usual = SERVING if SERVING in names else names[0] if len(names) == 1 else ""
+        chosen = (wanted if wanted in names else "") if wanted else usual
         if not chosen:
             found = f"It has {', '.join(names)}." if names else "It has none."
             raise Refused(
-                f"The SavedModel has no signature '{SERVING}'.",
+                f"The SavedModel has no signature '{wanted or SERVING}'.",
                 f"{found} A signature says which tensors are sent and answered.",
-                f"Save it with signatures={{'{SERVING}': …}}, or with model.export('NAME') for a Keras model.",
+                f'Name one in the settings file: signature = "{names[0] if names else SERVING}". Or save it with '
+                f"signatures={{'{SERVING}': …}}, or with model.export('NAME') for a Keras model.",
             )
         function = loaded.signatures[chosen]
         sent = list(function.inputs[: len(function.inputs) - len(function.captured_inputs)])

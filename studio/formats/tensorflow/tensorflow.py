@@ -55,7 +55,7 @@ class TensorFlowFormat:
         quiet(kit.threads)
         kit.report(0.3, "loading the model")
         try:
-            program = _saved_model(TfProgram, path) if saved else _frozen(TfProgram, path, kit.settings)
+            program = (_saved_model if saved else _frozen)(TfProgram, path, kit.settings)
         except (StudioError, MemoryError):
             raise
         except Exception as error:  # TensorFlow raises anything on what it can not read
@@ -102,14 +102,14 @@ def tensorflow_tools() -> dict[str, str]:
     return found
 
 
-def _saved_model(kind: Any, path: Path) -> Any:
+def _saved_model(kind: Any, path: Path, settings: ModelSettings) -> Any:
     if path.name != "saved_model.pb":
         raise Refused(
             f"'{path.name}' is one file of a SavedModel.",
             "Its variables are in other files, which belong into a folder with it.",
             "Drop the whole folder, with saved_model.pb and variables/ in it.",
         )
-    return kind.of_saved_model(path.parent)
+    return kind.of_saved_model(path.parent, settings.signature)
 
 
 def _frozen(kind: Any, path: Path, settings: ModelSettings) -> Any:
