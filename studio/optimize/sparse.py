@@ -50,12 +50,7 @@ def _prunable(model: Any) -> dict[str, Any]:
         for place in _PLACES.get(node.op_type, ())
         if place < len(node.input)
     }
-    # Vectors scale and shift whole channels: a zero there is no small change.
-    return {
-        name: tensor
-        for name, tensor in floats.items()
-        if name in names and len(tensor.dims) >= 2 and int(np.prod(tensor.dims)) >= _FEWEST
-    }
+    return {name: tensor for name, tensor in floats.items() if name in names and int(np.prod(tensor.dims)) >= _FEWEST}
 
 
 def apply(work: Work) -> dict[str, str]:

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.core.errors import Refused
 from studio.core.manifest import Gate, Verdict
-from studio.optimize import graphs, layers, processor, sensitivity
+from studio.optimize import graphs, layers, processor, qdq, sensitivity
 from studio.optimize.base import Evidence, Given, Work, recipes
+from studio.optimize.calibration import calibrate
 
 from .conftest import Run, save, value
 
@@ -81,7 +82,7 @@ def residual_net(tmp_path: Path) -> Path:
 def attention_net(tmp_path: Path) -> Path:
     """One layer of attention behind a mask of the lowest float there is, as exporters write it."""
     random = np.random.default_rng(0)
-    weights = {name: random.standard_normal((32, 32)).astype(np.float32) / 6 for name in "qkvo"}
+    weights = {name: random.standard_normal((32, 32)).astype(np.float32) / 6 for name in "qkvoz"}
     weights |= {"one": np.float32([1]), "low": np.float32([np.finfo(np.float32).min]), "scale": np.float32([5.7])}
     weights |= {"table": random.standard_normal((100, 32)).astype(np.float32)}
     nodes = [
@@ -97,7 +98,9 @@ def attention_net(tmp_path: Path) -> Path:
         helper.make_node("Add", ["s1", "row"], ["s2"]),
         helper.make_node("Softmax", ["s2"], ["p"], axis=-1),
         helper.make_node("MatMul", ["p", "v1"], ["a"]),
-        helper.make_node("MatMul", ["a", "o"], ["y"], name="layer_o"),
+        helper.make_node("MatMul", ["a", "o"], ["o1"], name="layer_o"),
+        helper.make_node("Add", ["o1", "one"], ["o2"]),
+        helper.make_node("MatMul", ["o2", "z"], ["y"], name="layer_z"),
     ]
     inputs = [value(name, "n", "t", kind=TensorProto.INT64) for name in ("ids", "mask")]
     weights["axis"] = np.int64([1])
@@ -157,10 +160,10 @@ def test_attention_stays_in_32_bits_and_its_layers_do_not(attention_net: Path, o
     model = onnx.load(attention_net)
     assert layers.has_attention(model) and RECIPE.applies(model, REAL) == ""
     out, parameters = make(attention_net, evidence(sentences(64, 1)))
-    assert parameters["layers quantised"] == "4 of 4"
+    assert parameters["layers quantised"] == "5 of 5"
     made = onnx.load(out)
     rounded = {node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"}
-    assert rounded == {"e", "a"}  # what the four layers read, and nothing in between
+    assert rounded == {"e", "a", "o2"}  # what the five layers read, and nothing in between
     test = sentences(32, 2)
     assert sqnr(outputs_of(attention_net, test)["y"], outputs_of(out, test)["y"]) > 25
 
@@ -408,6 +411,17 @@ def test_layers_are_measured_only_where_the_gates_do_not_hold(
     monkeypatch.setattr(sensitivity, "damages", lambda *args: pytest.fail("nothing was wrong"))
     _, parameters = make(residual_net, evidence(images(64, 1, 3, 12, 12)), lambda path: verdict(True))
     assert parameters["gates on the calibration rows"] == "held with every layer quantised"
+
+
+def test_ranges_serve_any_number_of_times(residual_net: Path, tmp_path: Path) -> None:
+    # The quantiser moves the ranges in front of activations; those of a layer that is kept next time would be wrong.
+    model = graphs.tidied(residual_net, tmp_path / "tidied.onnx")
+    runs = [images(16, 1, 3, 12, 12)]
+    ranges = calibrate(tmp_path / "tidied.onnx", layers.operators_of(model), runs, "minmax", tmp_path)
+    before = dict(ranges.by_tensor)
+    qdq.quantise(qdq.with_types(model), ranges, layers.layers_of(model))
+    assert ranges.by_tensor.keys() == before.keys()
+    assert all(ranges.by_tensor[name] is data for name, data in before.items())
 
 
 def test_gates_that_never_hold_are_told_and_leave_the_plain_variant(sensitive_net: Path) -> None:
