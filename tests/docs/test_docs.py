@@ -17,7 +17,7 @@ import pytest
 
 from studio.cli.main import cli
 from studio.core.settings import Settings
-from studio.engine.api import actions, queries, recordings
+from studio.engine.api import actions, lab, queries, recordings
 from studio.formats.settings import schema as settings_schema
 from studio.formats.settings.file import parse_settings
 from tests.docs.pages import KEYS, PAGES, ROOT, keys_page
@@ -192,7 +192,7 @@ def test_every_path_of_the_control_api_is_documented() -> None:
     documented = set(re.findall(r"(GET|POST) (/api/[^`?]*)", page))
     routes = {
         (method, f"/api{route.path}")  # type: ignore[attr-defined]
-        for router in (queries.router, actions.router, recordings.router)
+        for router in (queries.router, actions.router, recordings.router, lab.router)
         for route in router.routes
         for method in route.methods  # type: ignore[attr-defined]
     }
