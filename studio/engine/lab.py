@@ -153,6 +153,7 @@ class Lab:
         samples = version.samples
         parts = {
             "graph": [version.graph.file.sha256, *(file.sha256 for file in version.graph.weights)],
+            "format": version.source.format,  # some recipes train the network that it holds
             "samples": [samples.kind, samples.file.sha256 if samples.file else ""],
             "plan": plan,
             "gates": version.gates_over(self._workspace.settings.gates),
