@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from studio.engine.jobs import Jobs
 
 Tell = Callable[[str, float | None, str], None]
-MAKERS = ("torch", "onnxslim", "scikit-learn")  # what recipes may use beside the tools that every manifest names
+MAKERS = ("torch", "torch-pruning", "onnxslim", "scikit-learn")  # what recipes may use beside the tools that every manifest names
 
 
 @dataclass(frozen=True, kw_only=True)
