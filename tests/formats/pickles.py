@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import _compat_pickle
+import io
 import pickle
 import struct
 from pathlib import Path
 from typing import Any
+
+import joblib
+
+from studio.formats.pickles.screen import Screened, screen_pickle
 
 SYSTEM = ("posix", "system")
 
@@ -174,3 +180,23 @@ HOSTILE: dict[str, bytes] = {
     "a call with a list": stream(global_("os", "system"), b"]R"),
     "data kept elsewhere": stream(b"\x97"),
 }
+
+
+def screened(data: bytes, arrays: bool = False) -> Screened:
+    return screen_pickle(io.BytesIO(data), "the file", arrays)
+
+
+def dumped(value: Any, compress: Any = 0, protocol: int | None = None) -> bytes:
+    file = io.BytesIO()
+    joblib.dump(value, file, compress=compress, protocol=protocol)
+    return file.getvalue()
+
+
+def names(seen: Screened) -> set[tuple[str, str]]:
+    return {(name.module, name.qualname) for name in seen.names}
+
+
+def of_today(name: tuple[str, str]) -> tuple[str, str]:
+    """What Python 3 looks up for a name of Python 2."""
+    module, qualname = name
+    return _compat_pickle.NAME_MAPPING.get(name) or (_compat_pickle.IMPORT_MAPPING.get(module, module), qualname)
