@@ -166,6 +166,32 @@ def test_samples_tell_the_inputs(tmp_path: Path) -> None:
         take(path, tmp_path / "net.npz")
 
 
+def test_a_wrong_shape_of_tokens_is_told_of_tokens_and_sizes_nobody_knows_are_free(tmp_path: Path) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(20, 4)
+            self.head = nn.Linear(8 * 4, 2)
+
+        def forward(self, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            return self.head((self.table(ids) * weights.unsqueeze(-1)).flatten(1))
+
+    path = scripted(seeded(Words), tmp_path / "words.pt")
+    settings = tmp_path / "words.toml"
+    settings.write_text('[inputs.ids]\nshape = ["batch", 5]\n[inputs.weights]\nshape = ["batch", 5]\n')
+    with pytest.raises(InvalidInput, match=r"does not take the shapes in words\.toml") as caught:
+        take(path, settings)
+    assert "shapes cannot be multiplied" in caught.value.why, "and not that an index must be whole"
+
+    class Sum(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a + b
+
+    with pytest.raises(NeedsSettings) as asked:
+        take(scripted(Sum(), tmp_path / "sum.pt"))
+    assert 'shape = ["batch", "features"]' in asked.value.fix and "16" not in asked.value.fix
+
+
 def test_weights_of_16_bits_and_frozen_modules(tmp_path: Path) -> None:
     network = seeded(Mlp).half()
     result = take(traced(network, tmp_path / "half.pt", torch.randn(2, 20).half()))
