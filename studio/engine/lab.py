@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from studio.engine.jobs import Jobs
 
 Tell = Callable[[str, float | None, str], None]
-MAKERS = ("torch", "torch-pruning", "onnxslim", "scikit-learn")  # what recipes may use beside the tools that every manifest names
+# What recipes may use beside the tools that every manifest names.
+MAKERS = ("torch", "torch-pruning", "onnxslim", "scikit-learn")
 
 
 @dataclass(frozen=True, kw_only=True)
