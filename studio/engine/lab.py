@@ -138,8 +138,8 @@ class Lab:
             return None
         content = self.content_of(version, turn.plan)
         found = await self._keep.find_content(content, turn.plan.name)
-        if found is None:
-            return None
+        if found is None or (found.graph is None and found.verdict.outcome == "reject"):
+            return None  # what failed may have failed for want of memory or time
         return replace(
             found,
             model=version.model,
@@ -153,6 +153,7 @@ class Lab:
         """A digest of all that a variant and its evidence depend on."""
         samples = version.samples
         parts = {
+            "source": version.source.format,
             "graph": [version.graph.file.sha256, *(file.sha256 for file in version.graph.weights)],
             "format": version.source.format,  # some recipes train the network that it holds
             "samples": [samples.kind, samples.file.sha256 if samples.file else ""],
@@ -174,6 +175,8 @@ class Lab:
         await asyncio.to_thread(shutil.rmtree, work, True)
         (work / "out").mkdir(parents=True)
         limits = self._workspace.settings.workers
+        if plan.name == REFERENCE_VARIANT:
+            seconds = None  # a few seconds, without which nothing can be judged
         if seconds is not None:
             limits = replace(limits, wall_seconds=min(limits.wall_seconds, seconds))
         started = self._worked()

@@ -41,6 +41,7 @@ class Workers:
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     speeds: dict[str, float] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
     tasks: list[VariantTask] = field(default_factory=list)
     walls: list[float] = field(default_factory=list)
     seconds: float = 1.0  # what each takes, on a clock of their own
@@ -60,6 +61,8 @@ class Workers:
         name = task.plan.name
         outcome = self.outcomes.get(name, "reference" if name == "fp32" else "keep")
         verdict = Verdict(outcome=outcome, sentence=f"{name}: {outcome}.", reason=f"{outcome} for a reason")
+        if name in self.failing:
+            return VariantResult(verdict=replace(verdict, outcome="reject"), machine=machine, tools={})
         if outcome == "not applicable":
             return VariantResult(verdict=verdict, machine=machine, tools={})
         speed = self.speeds.get(name, 2.0)
@@ -226,6 +229,17 @@ async def test_judged_again_is_a_further_run_of_the_same_graph(bench: Bench) -> 
     assert events[:2] == ["variant.judged", "variant.judged"]
 
 
+async def test_what_failed_elsewhere_is_tried_here(bench: Bench) -> None:
+    bench.workers.failing = {"int8"}
+    await bench.arrive("digits")
+    assert (await bench.variants())["int8"].verdict.outcome == "reject"
+    bench.workers.tasks.clear()
+    bench.workers.failing = set()
+    await bench.arrive("letters")
+    assert bench.workers.made == ["int8"]
+    assert (await bench.variants("letters"))["int8"].verdict.outcome == "keep"
+
+
 async def test_what_could_not_be_made_is_made_again(bench: Bench) -> None:
     bench.workers.outcomes = {"int8": "not applicable"}
     await bench.arrive()
@@ -272,7 +286,11 @@ async def test_the_time_of_an_arrival_ends_and_what_is_left_is_said(bench: Bench
     job = await bench.arrive()
     assert job.state == "done" and bench.workers.made == ["fp32"]
     assert "left: fp16, int8. Go on: studio lab digits:1" in job.note
-    assert all(wall <= 100 for wall in bench.workers.walls)
+    limited(bench, lab_seconds=400.0)
+    bench.workers.walls.clear()
+    await bench.arrive("letters", content="other")
+    # The reference takes what it takes; what is made of it has what is left.
+    assert bench.workers.walls[1:] == [250.0, 100.0]
     bench.workers.tasks.clear()
     (order,) = await bench.orders.order("digits:1")
     ended = await bench.done(order)
