@@ -10,7 +10,8 @@ from pathlib import Path
 from studio.core.comparison import Plan
 from studio.tui.app import StudioApp
 from studio.tui.dialogs import Dialog
-from tests.tui.stub import StubClient, comparison, filled
+from tests.tui.stub import StubClient, filled
+from tests.tui.values import comparison
 
 
 async def main(folder: Path, width: int, height: int, theme: str) -> None:

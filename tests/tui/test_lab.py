@@ -8,7 +8,8 @@ from studio.core.jobs import STEPS, Job, Step
 from studio.core.views import VariantRow
 from studio.tui.lab_dialog import LabDialog, offers
 from tests.tui.conftest import Studio, screen_text, until
-from tests.tui.stub import StubClient, filled, job, version_row
+from tests.tui.stub import StubClient, filled
+from tests.tui.values import job, version_row
 
 
 async def ready(pilot) -> None:  # type: ignore[no-untyped-def]

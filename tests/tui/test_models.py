@@ -8,7 +8,8 @@ from studio.core.errors import Unavailable
 from studio.tui.dialogs import MoveDialog, PurgeDialog
 from studio.tui.screens.models import PAGE
 from tests.tui.conftest import Studio, screen_text, until
-from tests.tui.stub import StubClient, filled, version_row
+from tests.tui.stub import StubClient, filled
+from tests.tui.values import version_row
 
 
 async def ready(pilot) -> None:  # type: ignore[no-untyped-def]

@@ -16,7 +16,8 @@ from studio.core.tensors import TensorSpec
 from studio.core.views import TrustAnswer
 from studio.tui.questions import InputsDialog, TrustDialog
 from tests.tui.conftest import Studio, screen_text, until
-from tests.tui.stub import StubClient, asking, filled, job
+from tests.tui.stub import StubClient, filled
+from tests.tui.values import asking, job
 
 FOREST = CodeFile(name="forest.pkl", sha256="9f3c1e20" * 8, imports=("os.system", "sklearn.svm.SVC"))
 TREES = CodeFile(name="trees.pkl", sha256="0badcafe" * 8, imports=tuple(f"module.function{n}" for n in range(60)))

@@ -15,7 +15,8 @@ from studio.tui.dialogs import QuitDialog, TextDialog
 from studio.tui.screens.serve import Route, routes_of
 from studio.tui.widgets.tables import Table
 from tests.tui.conftest import Studio, screen_text, until
-from tests.tui.stub import START, StubClient, comparison, filled, job, version_row
+from tests.tui.stub import StubClient, filled
+from tests.tui.values import START, comparison, job, version_row
 
 
 async def test_inbox_shows_nine_steps_and_the_failure_with_its_fix(studio: Studio) -> None:

@@ -14,7 +14,8 @@ from studio.core.metrics import RequestLine, Sample, Tick
 from studio.core.views import LogLine, ServerStatus
 from studio.tui import messages, state
 from studio.tui.state import State, merged_lines, reduce, with_jobs, with_lines, with_points
-from tests.tui.stub import START, StubClient, comparison, job
+from tests.tui.stub import StubClient
+from tests.tui.values import START, comparison, job
 
 
 def event(seq: int, kind: str, value: Any) -> Event:
