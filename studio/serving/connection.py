@@ -83,6 +83,8 @@ class ServingProtocol(HttpToolsProtocol):
         self.timer: asyncio.TimerHandle | None = None
         self.refusal: Refusal | None = None
         self.deaf = False
+        self.messages = 0
+        self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -91,7 +93,8 @@ class ServingProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._disarm()
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         for callback in tuple(self.peer.on_lost):
             callback()
         self.app_state["on_connection_lost"]()
@@ -99,7 +102,33 @@ class ServingProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.deaf:
             return
+        direct: Direct | None = self.app_state["direct"]
+        before: Cycle = self.cycle
+        if direct is not None and (
+            self.reading_head
+            or self.draining
+            or self.pipeline
+            or (before is not None and (before.more_body or not before.response_complete))
+        ):
+            direct = None  # these bytes are not the beginning of a request, or one that has to wait
+        if direct is not None:
+            known = direct.known(data, self.peer)
+            if known is not None:
+                if self.timer is not None:
+                    self._disarm()
+                self.idle_since = 0.0
+                self.cycle = known  # type: ignore[assignment]
+                known.begin(functools.partial(self._respond, known))
+                return
+        self.messages = 0
         super().data_received(data)
+        if (
+            direct is not None
+            and self.messages == 1
+            and isinstance(self.cycle, DirectCall)
+            and self.cycle is not before
+        ):
+            direct.remember(data, self.url, self.headers, self.cycle)
         if not self.reading_head:
             self.head_received = 0
             cycle: Cycle = self.cycle
@@ -116,6 +145,7 @@ class ServingProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["studio.connection"] = self.peer  # type: ignore[typeddict-unknown-key]
+        self.messages += 1
         self.reading_head = True
         self.head_bytes = 0
         self.chunks = 0
@@ -182,7 +212,8 @@ class ServingProtocol(HttpToolsProtocol):
     def _write(self, response: Response, call: DirectCall) -> None:
         if self.transport.is_closing() or call.disconnected:
             return
-        start = head(response, STATUS_LINE[response.status], call.keep_alive, echoed(call.headers), call.found[1].name)
+        echo = echoed(call.headers) if call.echo is None else call.echo
+        start = head(response, STATUS_LINE[response.status], call.keep_alive, echo, call.found[1].name)
         if len(response.body) < ONE_PACKET_BYTES:
             self.transport.write(start + response.body)
         else:
@@ -204,16 +235,44 @@ class ServingProtocol(HttpToolsProtocol):
             # The answer came before the body was complete; the connection can be used again now.
             self.cycle.more_body = False
             self._disarm()
-            self._unset_keepalive_if_required()
+            self._idle()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but with one timer for many requests: starting and stopping one for each has its price."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.idle_since = 0.0
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self._idle()
+        if self.cycle.more_body:
+            self._arm(LINGER_SECONDS)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self.idle_since = 0.0
+
+    def _idle(self) -> None:
+        """From now on, the connection is kept for its next request."""
+        self.idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def on_response_complete(self) -> None:
-        more_body = self.cycle.more_body
-        super().on_response_complete()
-        if more_body and not self.transport.is_closing():
-            self._arm(LINGER_SECONDS)
+    def timeout_keep_alive_handler(self) -> None:
+        """Close, if there was no request since; else look again when that may be so."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing() or not self.idle_since:
+            return
+        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0.01:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what can not be parsed, after whatever whole requests came before it on this connection."""

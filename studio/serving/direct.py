@@ -9,16 +9,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from studio.core.errors import StudioError
 from studio.core.routing import Target
-from studio.serving.http import COMPRESS_FROM, REFERENCE, Body, Connection, Response, accepted_encoding, header_map
+from studio.serving.http import (
+    COMPRESS_FROM,
+    ECHOED,
+    REFERENCE,
+    Body,
+    Connection,
+    Response,
+    accepted_encoding,
+    header_map,
+)
 from studio.serving.sessions import LoadedModel
 
 if TYPE_CHECKING:
     from studio.serving.service import Exchange, Service
 
+MOST_HEAD = 2048
+"""Bytes of a head that is remembered, and how many are."""
+MOST_KNOWN = 1024
 _NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade")
 
 
@@ -40,6 +53,7 @@ class Direct:
         door: Callable[[str, dict[bytes, bytes], str, str], None],
     ) -> None:
         self._service, self._finders, self._door = service, finders, door
+        self._heads: dict[bytes, Known] = {}
 
     def call(self, path: bytes, pairs: Pairs, peer: Connection) -> DirectCall | None:
         """The request, once its head is complete; None where it has to go the long way."""
@@ -60,11 +74,52 @@ class Direct:
             return None
         return DirectCall(self, found, headers, size, peer)
 
+    def known(self, data: bytes, peer: Connection) -> DirectCall | None:
+        """The request that `data` is, one and whole, if its head is to the letter one that was met before.
+
+        Clients send the same head with every request on a connection, so most heads need no parsing.
+        """
+        end = data.find(b"\r\n\r\n", 0, MOST_HEAD) + 4
+        known = self._heads.get(data[:end]) if end > 3 else None
+        if known is None or len(data) - end != known.size:
+            return None
+        found = known.find(self._service, known.path, known.pairs)
+        if found is None:
+            return None
+        call = DirectCall(self, found, known.headers, known.size, peer)
+        call.echo = ()
+        call.whole(data[end:])
+        return call
+
+    def remember(self, data: bytes, path: bytes, pairs: Pairs, call: DirectCall) -> None:
+        """Keep the head of `data`, which is one request as it was parsed into the rest, for the next like it."""
+        end = data.find(b"\r\n\r\n", 0, MOST_HEAD) + 4
+        if end < 4 or len(data) - end != call.size or data.count(b"\r\n", 0, end) != len(pairs) + 2:
+            return
+        if not call.keep_alive or any(name in call.headers for name in ECHOED):  # those differ each time
+            return
+        find = self._finders.get(path[-6:]) or self._finders.get(path[-8:])
+        if find is not None:
+            if len(self._heads) >= MOST_KNOWN:
+                self._heads.clear()
+            self._heads[data[:end]] = Known(find, path, pairs, call.headers, call.size)
+
     def begin(self, call: DirectCall, body: Body, respond: Callable[[Response], None]) -> None:
         kind, target, model, shadow = call.found
         exchange = kind(self._service, target, call.peer, call.started_ns, respond, None, shadow)
         exchange.headers = call.headers
         exchange.begin(model, body, call.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A head as it was parsed, and let in at the door. `size` of the body; nobody may change `headers`."""
+
+    find: Callable[[Service, bytes, Pairs], Found | None]
+    path: bytes
+    pairs: Pairs
+    headers: dict[bytes, bytes]
+    size: int
 
 
 class _NoEvent:
@@ -84,6 +139,7 @@ class DirectCall:
         "_body",
         "_direct",
         "disconnected",
+        "echo",
         "found",
         "headers",
         "keep_alive",
@@ -111,6 +167,7 @@ class DirectCall:
         self.more_body = True
         self.disconnected = False
         self.response_complete = False
+        self.echo: tuple[tuple[bytes, bytes], ...] | None = None
 
     def feed(self, data: bytes) -> None:
         """Take a part of the body. One that comes whole is kept as it came; parts are put in place, never joined."""
@@ -121,6 +178,11 @@ class DirectCall:
                 self._body = bytearray(self.size)
             self._body[self._at : self._at + len(data)] = data  # type: ignore[index]
         self._at += len(data)
+
+    def whole(self, body: bytes) -> None:
+        """Take the whole body."""
+        self._body = body
+        self._at = self.size
 
     def begin(self, respond: Callable[[Response], None]) -> None:
         """The body is complete: run it."""
@@ -157,5 +219,7 @@ def head(
         if len(_HEADS) >= _MOST_HEADS:
             _HEADS.clear()
         _HEADS[key] = start
-    more = b"".join(b"%s: %s\r\n" % pair for pair in (*response.headers, *echo))
+    if not response.headers and not echo:
+        return b"%s%d\r\n\r\n" % (start, len(response.body))
+    more = b"".join([b"%s: %s\r\n" % pair for pair in (*response.headers, *echo)])
     return b"%s%d\r\n%s\r\n" % (start, len(response.body), more)

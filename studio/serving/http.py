@@ -62,13 +62,13 @@ class Request:
         return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=64))
 
 
-_ECHOED = (b"x-request-id", b"traceparent", b"tracestate")
+ECHOED = (b"x-request-id", b"traceparent", b"tracestate")
 _ECHOABLE = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,255}")
 
 
 def echoed(headers: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
     """What a client sent to find its request again, to be sent back: its id, and W3C's trace context."""
-    return tuple((name, headers[name]) for name in _ECHOED if name in headers and _ECHOABLE.fullmatch(headers[name]))
+    return tuple((name, headers[name]) for name in ECHOED if name in headers and _ECHOABLE.fullmatch(headers[name]))
 
 
 @dataclass(frozen=True, slots=True)
