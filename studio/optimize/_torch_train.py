@@ -50,7 +50,7 @@ class Lesson:
     @property
     def patience(self) -> int:
         """Epochs without progress on the rows held out, after which it stops: many, since the last steps count."""
-        return max(8, self.epochs // 3)
+        return max(8, min(60, self.epochs // 3))
 
 
 @dataclass(frozen=True)
