@@ -11,7 +11,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -291,8 +291,7 @@ def test_more_load_than_there_is_room_for(tmp_path: Path, seconds: float) -> Non
         with load.running():
             until = time.monotonic() + seconds
             while time.monotonic() < until and not load.failures:
-                blocks: list[Callable[[], None]] = [slow] * 6
-                threads = [threading.Thread(target=block) for block in blocks]
+                threads = [threading.Thread(target=slow) for _ in range(6)]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
