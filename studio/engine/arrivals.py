@@ -125,7 +125,8 @@ class Arrivals:
         for job in beside:
             self._jobs.note(job.id, f"'{name}' was left out. {said}")
         if not beside and not self._jobs.worked_through(skipped.fingerprint):
-            problem = Refused(f"'{name}' was not taken in.", skipped.reason, skipped.fix).problem
+            why = f"{skipped.reason[:1].lower()}{skipped.reason[1:]}"
+            problem = Refused(f"'{name}' was not taken in: {why}", fix=skipped.fix).problem
             self._jobs.turn_away(skipped.stem, (str(self._folder / name),), skipped.fingerprint, problem)
 
     def _emptied(self, group: Group, name: str) -> None:

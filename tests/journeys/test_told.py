@@ -97,8 +97,8 @@ def test_links_and_pipes_are_refused_with_words(engine: RunningEngine, tmp_path:
     os.mkfifo(engine.inbox / "bypipe.onnx")
     link, pipe = job_of(engine, "bylink", "failed"), job_of(engine, "bypipe", "failed")
     assert link.problem is not None and link.problem.code == "refused"
-    assert "symbolic link" in link.problem.why and "studio add" in link.problem.fix
-    assert pipe.problem is not None and "a pipe" in pipe.problem.why
+    assert "symbolic link" in link.problem.what and "studio add" in link.problem.fix
+    assert pipe.problem is not None and "a pipe" in pipe.problem.what
     with pytest.raises(Conflict, match="nothing of it was taken in"):
         engine.client.retry_job(link.id)
 
