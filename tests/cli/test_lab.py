@@ -106,7 +106,7 @@ def test_stale_figures_are_marked_everywhere(lab: FakeEngine, run: Run) -> None:
 def test_the_list_has_options_and_what_is_wrong_with_files(lab: FakeEngine, run: Run) -> None:
     ran = run("lab", "--list")
     assert "• int8" in ran.out and "  sparse" in ran.out
-    assert "amount   0.3" in ran.out and "a number from 0.01 to 0.99" in ran.out
+    assert "      amount" in ran.out and "share of weights: a number from 0.01 to 0.99" in ran.out
     assert "sparse (amount 0.2), then int8 (small.toml)" in ran.out
     assert "broken.toml: it has no steps." in ran.out and "/ws/recipes" in ran.out
     assert run("lab", "--list", "--json").json["defaults"] == ["int8"]

@@ -1,4 +1,4 @@
-"""The lab with real workers: a choice that explains itself, a recipe of the user's own, a pause, evidence taken over."""
+"""The lab with real workers: a choice with its reasons, a recipe of the user's own, a pause, evidence taken over."""
 
 from __future__ import annotations
 
