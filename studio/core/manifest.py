@@ -286,13 +286,32 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """How well fresh copies of an estimator did on parts of the samples that they were not fitted on.
+
+    It judges the kind of model on these samples, not the weights that are served. `metric`: accuracy, or RMSE in the
+    labels' unit; `std` over the `folds` that were done of those `wanted`, with n − 1.
+    """
+
+    estimator: str
+    metric: Literal["accuracy", "RMSE"]
+    folds: int
+    wanted: int
+    samples: int
+    mean: float
+    std: float
+    scores: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class VersionManifest:
     """What one arrival became. Times are ISO 8601, UTC. `example` is a request body (OIP v2 JSON) that it answers.
 
     `serve_only`: why no variants can be made of it, empty where they can. What its settings file asked for:
     `recipes` (None = those of the workspace), `gates` (thresholds of GateSettings by name, in place of the
     workspace's), `alias` (to be moved to it), `preprocessing` by input name. `assets`: files that serving it needs
-    beside the graph, a tokenizer for one.
+    beside the graph, a tokenizer for one. `cross_validation`: where the settings file asked for it.
     """
 
     model: str
@@ -317,6 +336,7 @@ class VersionManifest:
     alias: str = ""
     preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     assets: tuple[FileRef, ...] = ()
+    cross_validation: CrossValidation | None = None
     schema: int = SCHEMA
 
     def gates_over(self, workspace: GateSettings) -> GateSettings:

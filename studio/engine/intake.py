@@ -278,6 +278,7 @@ class Intake:
             alias=result.alias,
             preprocessing=result.preprocessing,
             assets=tuple(put(path) for path in result.asset_paths),
+            cross_validation=result.cross_validation,
         )
 
     @staticmethod

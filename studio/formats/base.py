@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy.typing as npt
 
 from studio.core.errors import CodeFile, InvalidInput
+from studio.core.manifest import CrossValidation
 from studio.core.tensors import Signature
 from studio.formats.clock import running
 from studio.formats.settings.file import ModelSettings
@@ -100,6 +101,11 @@ class Case:
     outputs: Feed
 
 
+CrossValidate = Callable[[Feed, Array, int, float, Callable[[float, str], None]], CrossValidation]
+"""Samples by input, rows first, their labels, the number of folds, the seconds it may take, and whom to tell how far it
+is. Raises StepFailed, saying why, where it can not be done."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Converted:
     """A conversion. `graph` is the ONNX file in the output folder, `weights` its external data, if any.
@@ -109,7 +115,7 @@ class Converted:
     distribution name. `sources`: every file outside the output folder that was read. `class_labels`: what the source
     itself calls its classes. `serve_only`: why no variants can be made of it, empty where they can. `tolerances`: by
     output, how far off an answer may be where the source rounds so coarsely that the usual gate says nothing; a note
-    says why.
+    says why. `cross_validate`: fits fresh copies of the source on samples, where that can be done.
     """
 
     graph: Path
@@ -121,6 +127,7 @@ class Converted:
     class_labels: tuple[str, ...] = ()
     serve_only: str = ""
     tolerances: dict[str, float] = field(default_factory=dict)
+    cross_validate: CrossValidate | None = None
 
 
 class Kit(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 
 from studio.core import codec
 from studio.core.errors import InvalidInput, Problem
-from studio.core.manifest import Fidelity, Graph, InputsKind, Machine, Measurement, Verdict
+from studio.core.manifest import CrossValidation, Fidelity, Graph, InputsKind, Machine, Measurement, Verdict
 from studio.core.preprocessing import Preprocessing
 from studio.core.recipe import Plan
 from studio.core.settings import GateSettings
@@ -95,6 +95,7 @@ class IntakeResult:
     alias: str = ""
     preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     asset_paths: tuple[str, ...] = ()
+    cross_validation: CrossValidation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,6 +162,7 @@ def rows(text: str) -> list[tuple[str, str, str]]:
     [
         ("The top of the file", settings_schema.TOP),
         ("[inputs.NAME]", settings_schema.INPUT),
+        ("[evaluation]", settings_schema.EVALUATION),
         ("[gates]", settings_schema.GATES),
         (
             "[preprocessing.NAME]",
@@ -178,7 +179,7 @@ def test_examples_of_a_settings_file_are_read() -> None:
     page = (ROOT / "docs" / "reference" / "model-settings.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^(?:    .*\n|\n)+", page, re.MULTILINE)
     examples = [block for block in blocks if " = " in block and "error:" not in block]
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         parse_settings(textwrap.dedent(example), "digits.toml")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from studio.core.errors import InvalidInput
 from studio.core.preprocessing import Preprocessing
 from studio.formats.settings.file import LARGEST_BYTES, InputSettings, ModelSettings, parse_settings, read_settings
-from studio.formats.settings.schema import GATES, INPUT, KIND, PREPROCESSING, TOP, Key
+from studio.formats.settings.schema import EVALUATION, GATES, INPUT, KIND, PREPROCESSING, TOP, Key
 
 RECIPES = ("fp16", "int8")
 
@@ -119,7 +119,9 @@ def test_the_whole_example_has_every_key_there_is() -> None:
     assert [key.name for key in keys if f"{key.name} = " not in WHOLE] == []
 
 
-@pytest.mark.parametrize("key", [*TOP, *INPUT, *GATES, KIND, *(key for keys in PREPROCESSING.values() for key in keys)])
+@pytest.mark.parametrize(
+    "key", [*TOP, *INPUT, *EVALUATION, *GATES, KIND, *(key for keys in PREPROCESSING.values() for key in keys)]
+)
 def test_the_example_of_every_key_is_allowed(key: Key) -> None:
     key.read(tomllib.loads(f"x = {key.example}")["x"])
 
@@ -227,7 +229,9 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)),
     max_leaves=6,
 )
-NAMES = [key.name for key in (*TOP, *INPUT, *GATES, KIND, *(k for keys in PREPROCESSING.values() for k in keys))]
+NAMES = [
+    key.name for key in (*TOP, *INPUT, *EVALUATION, *GATES, KIND, *(k for keys in PREPROCESSING.values() for k in keys))
+]
 
 
 def toml(value: object) -> str:
@@ -244,10 +248,12 @@ def toml(value: object) -> str:
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.sampled_from([*NAMES, "inputs", "gates", "preprocessing"]), JSON).map(
+            st.tuples(st.sampled_from([*NAMES, "inputs", "gates", "evaluation", "preprocessing"]), JSON).map(
                 lambda pair: f"{pair[0]} = {toml(pair[1])}"
             ),
-            st.sampled_from(["[inputs.x]", "[gates]", "[preprocessing.y]", "kind = 'image'", "kind = 'text'"]),
+            st.sampled_from(
+                ["[inputs.x]", "[gates]", "[evaluation]", "[preprocessing.y]", "kind = 'image'", "kind = 'text'"]
+            ),
         ),
         max_size=6,
     ).map("\n".join)

@@ -9,6 +9,7 @@ from studio.cli.session import Session, command, complete_reference, pass_sessio
 from studio.core.manifest import (
     INPUTS_WORDS,
     Confusion,
+    CrossValidation,
     Fidelity,
     Graph,
     Layers,
@@ -143,6 +144,7 @@ def version_text(detail: VersionDetail, chosen: str = "") -> str:
             ("serve only", manifest.serve_only),
             ("samples", samples),
             ("conversion", fidelity_words(manifest.parity)),
+            ("cross-validation", validation_words(manifest.cross_validation)),
             ("auto", row.choice),
             ("notes", "\n".join(manifest.notes)),
             ("measured on", f"{manifest.machine.cpu}, {manifest.machine.cores} cores, {manifest.machine.runtime}"),
@@ -275,6 +277,14 @@ def fidelity_words(fidelity: Fidelity) -> str:
     words = ", ".join([*parts, f"on {fidelity.samples} {INPUTS_WORDS[fidelity.inputs]}"])
     scores = score_words(fidelity.accuracy, fidelity.scores)
     return f"{words}; {scores}" if scores else words
+
+
+def validation_words(found: CrossValidation | None) -> str:
+    """`accuracy 0.943 ± 0.012 in 5 folds of 800 labelled samples (the kind of model, not these weights)`."""
+    if found is None:
+        return ""
+    figures = f"{found.metric} {found.mean:.4g} ± {found.std:.2g} in {found.folds} folds of {found.samples}"
+    return f"{figures} labelled samples (fresh copies of {found.estimator}: the kind of model, not these weights)"
 
 
 def score_words(accuracy: float | None, scores: Scores | None) -> str:

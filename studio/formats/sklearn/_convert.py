@@ -45,6 +45,7 @@ class Made:
     cases: tuple[Case, ...]
     notes: tuple[str, ...]
     class_labels: tuple[str, ...]
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def convert(model: Any, folder: Path, samples: Path | None, out_dir: Path, kit: 
     cases = _cases(work, best)
     gaps, note = _gaps(work, best)
     notes = (*_notes(source, best, work.locale), *note)
-    return Made(work.path, (*cases, *gaps), notes, _labels(model))
+    return Made(work.path, (*cases, *gaps), notes, _labels(model), source)
 
 
 def _gaps(work: _Work, made: _Attempt) -> tuple[tuple[Case, ...], tuple[str, ...]]:

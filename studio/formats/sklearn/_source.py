@@ -55,14 +55,14 @@ class Source:
 
     def _given(self, feed: Feed, wanted: Sequence[str]) -> dict[str, Any]:
         try:
-            return _answers(self.model, self._table(feed, np.float64), wanted)
+            return _answers(self.model, self.table(feed, np.float64), wanted)
         except ValueError as error:
             if "dtype" not in str(error):
                 raise
         # Trained on 32-bit floats, compiled code such as that of KMeans takes no others.
-        return _answers(self.model, self._table(feed, np.float32), wanted)
+        return _answers(self.model, self.table(feed, np.float32), wanted)
 
-    def _table(self, feed: Feed, kind: type) -> Any:
+    def table(self, feed: Feed, kind: type) -> Any:
         """What the estimator takes: a list of texts, an array, or a data frame where types differ."""
         if not self.alone:
             (values,) = feed.values()

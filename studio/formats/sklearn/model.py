@@ -7,6 +7,7 @@ other waits for the user's word. skops files are loaded with the same list.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import tempfile
 from pathlib import Path
@@ -48,6 +49,7 @@ class SklearnFormat:
         _import_libraries(path)
         from studio.formats.sklearn._convert import convert
         from studio.formats.sklearn._open import opened
+        from studio.formats.sklearn._validate import cross_validated
 
         kit.report(0.3, "looking for code in the file")
         with tempfile.TemporaryDirectory() as folder:
@@ -61,6 +63,7 @@ class SklearnFormat:
             notes=(*loaded.notes, *made.notes),
             tools=tools,
             class_labels=made.class_labels,
+            cross_validate=functools.partial(cross_validated, made.source),
         )
 
 
