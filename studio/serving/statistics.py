@@ -6,9 +6,12 @@ Everything here runs on the event loop, so nothing is locked.
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
+from studio.core.histogram import SUB_BITS
 from studio.core.metrics import RequestLine, Sample, ShadowFigures, Tick
 from studio.serving.batching import Ticket
 from studio.serving.memory import resident_bytes, shared_bytes
@@ -39,11 +42,19 @@ class BatchDurations:
     compute_output: Duration = field(default_factory=Duration)
 
 
+MOST_FRESH = 1024
+"""Requests that are noted until they are added up."""
 PHASES = ("receive", "parse", "queue", "batch", "run", "format", "total")
 BOUNDS_NS = tuple(int(1e9 * bound) for bound in (
     5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 1e-1, 2.5e-1, 5e-1, 1.0, 2.5, 5.0, 10.0
 ))  # fmt: skip
 """Upper bounds of the buckets that `/metrics` tells, in nanoseconds; one more is above them all."""
+
+
+# Columns of the table in which requests are noted: the phases first, as PHASES names them.
+_PARSE, _QUEUE, _BATCH, _RUN, _FORMAT, _TOTAL = range(1, len(PHASES))
+_ROWS, _LED, _CACHED, _NOW = range(len(PHASES), len(PHASES) + 4)
+_BOUNDS = np.array(BOUNDS_NS)
 
 
 @dataclass(slots=True)
@@ -52,10 +63,6 @@ class Buckets:
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_NS) + 1))
     ns: int = 0
-
-    def add(self, ns: int) -> None:
-        self.counts[bisect_left(BOUNDS_NS, ns)] += 1
-        self.ns += ns
 
 
 @dataclass(slots=True)
@@ -81,12 +88,12 @@ class Totals:
     answered: dict[str, dict[int, int]] = field(default_factory=dict)
     """Requests by protocol, then by HTTP status."""
 
-    def count(self, protocol: str, status: int) -> None:
-        """Count an answer."""
+    def count(self, protocol: str, status: int, times: int = 1) -> None:
+        """Count answers."""
         counts = self.answered.get(protocol)
         if counts is None:
             counts = self.answered[protocol] = {}
-        counts[status] = counts.get(status, 0) + 1
+        counts[status] = counts.get(status, 0) + times
 
     def add(self, other: Totals) -> None:
         """Add those of another process."""
@@ -114,75 +121,118 @@ _BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
 _DURATIONS = (*_BATCH_DURATIONS, "success", "fail", "queue", "cache_hit", "cache_miss")
 
 
+def buckets_of(microseconds: npt.NDArray[np.int64]) -> dict[int, int]:
+    """How many values fall into each bucket of a `Histogram`, as its `add` would put them."""
+    # The exponent of a value's binary form is its number of bits.
+    shifts = (np.frexp(microseconds)[1] - SUB_BITS - 1).clip(0)
+    indices, counts = np.unique((shifts << SUB_BITS) + (microseconds >> shifts), return_counts=True)
+    return dict(zip(indices.tolist(), counts.tolist(), strict=True))
+
+
 class Statistics:
     """Totals by target (full reference), and the samples and lines of the second that is running."""
 
     def __init__(self) -> None:
-        self.totals: dict[str, Totals] = {}
+        self._totals: dict[str, Totals] = {}
         self.shadows: dict[tuple[str, str], ShadowFigures] = {}
         """Figures of shadows since the start, by the full references of who answered and of the shadow."""
         self.caching = False
+        self._fresh: dict[tuple[str, str], list[tuple[int, ...]]] = {}
         self._samples: dict[str, Sample] = {}
         self._lines: list[RequestLine] = []
         self._shadows: dict[tuple[str, str], ShadowFigures] = {}
 
     @property
-    def dirty(self) -> bool:
-        """Whether there is anything to report."""
-        return bool(self._samples or self._lines)
+    def totals(self) -> dict[str, Totals]:
+        """Sums since the start, by target."""
+        self._settle()
+        return self._totals
 
     def success(
         self, target: str, protocol: str, ticket: Ticket, started_ns: int, parsing_ns: int, receiving_ns: int = 0
     ) -> None:
         """Count a request that is answered now. It arrived at `started_ns`; receiving and parsing took so long."""
         now = time.perf_counter_ns()
-        total_ns = now - started_ns
-        rows = ticket.rows
-        queue_ns = ticket.started_ns - ticket.queued_ns
-        run_ns = ticket.ended_ns - ticket.started_ns
-        output_ns = now - ticket.ended_ns
-        totals = self._totals(target)
-        totals.success.add(total_ns)
-        totals.queue.add(queue_ns)
-        if ticket.cached:
-            totals.cache_hit.add(total_ns)
+        began, ran, ended = ticket.started_ns, ticket.ran_ns, ticket.ended_ns
+        # Only noted here: adding up many at once costs a tenth of adding up each.
+        row = (
+            receiving_ns,
+            parsing_ns,
+            began - ticket.queued_ns,
+            ran - began,
+            ended - ran,
+            now - ended,
+            now - started_ns,
+            ticket.rows,
+            ticket.batch_rows if ticket.leader else 0,
+            ticket.cached,
+            now,
+        )
+        rows = self._fresh.get((target, protocol))
+        if rows is None:
+            self._fresh[target, protocol] = [row]
         else:
-            totals.rows += rows
-            totals.compute_input.add(parsing_ns)
-            totals.compute_infer.add(run_ns)
-            totals.compute_output.add(output_ns)
-            if self.caching:
-                totals.cache_miss.add(total_ns)
-        totals.count(protocol, 200)
-        receive, parse, queue, batch_phase, run, formatting, total = totals.phases
-        receive.add(receiving_ns)
-        parse.add(parsing_ns)
-        queue.add(queue_ns)
-        batch_phase.add(ticket.ran_ns - ticket.started_ns)
-        run.add(ticket.ended_ns - ticket.ran_ns)
-        formatting.add(output_ns)
-        total.add(total_ns)
-        sample = self._sample(target)
-        sample.requests += 1
-        sample.rows += rows
-        sample.queue_us += queue_ns / 1000
-        sample.histogram.add(total_ns / 1000)
-        if ticket.leader:
-            totals.executions += 1
-            sample.executions += 1
-            sample.run_us += run_ns / 1000
-            batch = totals.batches.get(ticket.batch_rows)
-            if batch is None:
-                batch = totals.batches[ticket.batch_rows] = BatchDurations()
-            batch.compute_input.add(parsing_ns)
-            batch.compute_infer.add(run_ns)
-            batch.compute_output.add(output_ns)
+            rows.append(row)
+            if len(rows) >= MOST_FRESH:
+                self._settle()
         if len(self._lines) < MAX_LINES - ERROR_LINES:
+            total = (now - started_ns) / 1000
             self._lines.append(
                 RequestLine(
-                    at=time.time(), target=target, protocol=protocol, status=200, latency_us=total_ns / 1000, rows=rows
+                    at=time.time(), target=target, protocol=protocol, status=200, latency_us=total, rows=ticket.rows
                 )
             )
+
+    def _settle(self) -> None:
+        """Add up what was noted."""
+        if self._fresh:
+            fresh, self._fresh = self._fresh, {}
+            for (target, protocol), rows in fresh.items():
+                self._add(target, protocol, np.array(rows, np.int64))
+
+    def _add(self, target: str, protocol: str, table: npt.NDArray[np.int64]) -> None:
+        """Add up answered requests of one target over one protocol: a row each, as `success` notes them."""
+        count = len(table)
+        sums = table.sum(axis=0).tolist()
+        totals = self._totals_of(target)
+        totals.last_ms = int(time.time_ns() - (time.perf_counter_ns() - table[-1, _NOW])) // 1_000_000
+        totals.count(protocol, 200, count)
+        totals.success.add(sums[_TOTAL], count)
+        totals.queue.add(sums[_QUEUE], count)
+        places = np.searchsorted(_BOUNDS, table[:, : len(PHASES)])
+        places += np.arange(len(PHASES)) * (len(BOUNDS_NS) + 1)
+        counts = np.bincount(places.ravel(), minlength=len(PHASES) * (len(BOUNDS_NS) + 1)).reshape(len(PHASES), -1)
+        for number, buckets in enumerate(totals.phases):
+            buckets.counts = [one + two for one, two in zip(buckets.counts, counts[number].tolist(), strict=True)]
+            buckets.ns += sums[number]
+        sample = self._sample(target)
+        sample.requests += count
+        sample.rows += sums[_ROWS]
+        sample.queue_us += sums[_QUEUE] / 1000
+        sample.histogram.merge(buckets_of(table[:, _TOTAL] // 1000))
+        if sums[_CACHED]:
+            cached = table[:, _CACHED] == 1
+            totals.cache_hit.add(int(table[cached, _TOTAL].sum()), sums[_CACHED])
+            table = table[~cached]
+            sums = table.sum(axis=0).tolist()
+        ran = len(table)
+        totals.rows += sums[_ROWS]
+        totals.compute_input.add(sums[_PARSE], ran)
+        totals.compute_infer.add(sums[_BATCH] + sums[_RUN], ran)
+        totals.compute_output.add(sums[_FORMAT], ran)
+        if self.caching:
+            totals.cache_miss.add(sums[_TOTAL], ran)
+        leaders = table[table[:, _LED] > 0]
+        totals.executions += len(leaders)
+        sample.executions += len(leaders)
+        for size in np.unique(leaders[:, _LED]).tolist():
+            runs = leaders[leaders[:, _LED] == size]
+            led = runs.sum(axis=0).tolist()
+            batch = totals.batches.setdefault(size, BatchDurations())
+            batch.compute_input.add(led[_PARSE], len(runs))
+            batch.compute_infer.add(led[_BATCH] + led[_RUN], len(runs))
+            batch.compute_output.add(led[_FORMAT], len(runs))
+            sample.run_us += (led[_BATCH] + led[_RUN]) / 1000
 
     def failure(self, target: str, protocol: str, status: int, total_ns: int, error: str) -> None:
         """Count a failed request; its time stays out of the histogram, where quick refusals would flatter the rest.
@@ -190,7 +240,8 @@ class Statistics:
         `target` is '' where none was found: such a request is only shown.
         """
         if target:
-            totals = self._totals(target)
+            totals = self._totals_of(target)
+            totals.last_ms = time.time_ns() // 1_000_000
             totals.fail.add(total_ns)
             totals.count(protocol, status)
             sample = self._sample(target)
@@ -219,6 +270,7 @@ class Statistics:
 
     def collect(self, at: float, seconds: float, loaded: int) -> tuple[Tick, list[RequestLine]]:
         """The tick and the lines of the interval that ended now and began at `at` (Unix seconds); starts the next."""
+        self._settle()
         samples = tuple(self._samples.values())
         for sample in samples:
             sample.at = at
@@ -235,15 +287,14 @@ class Statistics:
     def keep_only(self, targets: set[str]) -> None:
         """Forget the totals of targets that are gone."""
         for name in self.totals.keys() - targets:
-            del self.totals[name]
+            del self._totals[name]
         for pair in [pair for pair in self.shadows if not targets.issuperset(pair)]:
             del self.shadows[pair]
 
-    def _totals(self, target: str) -> Totals:
-        totals = self.totals.get(target)
+    def _totals_of(self, target: str) -> Totals:
+        totals = self._totals.get(target)
         if totals is None:
-            totals = self.totals[target] = Totals()
-        totals.last_ms = time.time_ns() // 1_000_000
+            totals = self._totals[target] = Totals()
         return totals
 
     def _sample(self, target: str) -> Sample:
