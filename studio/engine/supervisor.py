@@ -197,7 +197,10 @@ class Supervisor:
             call.without(process)
         if process.figures is not None:
             kept = {name: totals for name, totals in process.figures.totals.items() if self._known(name)}
-            self._past = merged([self._past, Figures(totals=kept)])
+            shadows = [
+                seen for seen in process.figures.shadows if self._known(seen.target) and self._known(seen.shadow)
+            ]
+            self._past = merged([self._past, Figures(totals=kept, shadows=shadows)])
             process.figures = None
         process.loaded = ()
         self._absent(process)

@@ -43,7 +43,7 @@ from studio.serving.balance import Balance
 from studio.serving.cache import Cache
 from studio.serving.control import Answers, Channel, Drain, Elsewhere, Recordings
 from studio.serving.direct import Direct
-from studio.serving.executor import Executor
+from studio.serving.executor import Executor, cores
 from studio.serving.listener import Listener
 from studio.serving.peers import Order, Peers, Reply
 from studio.serving.peers import work as peers_work
@@ -195,7 +195,7 @@ def build(settings: ServingSettings, channel: Channel, artefacts: Artefacts | No
         statistics.shadow(figures)
         reporter.touch()
 
-    shadows = Shadows(loop, router, executor, seen)
+    shadows = Shadows(loop, router, executor, seen, settings.run_threads or cores())
     service = Service(settings, router, executor, statistics, reporter.touch, access=access, cache=cache)
     service.shadows = shadows
     return service, reporter

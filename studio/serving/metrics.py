@@ -28,7 +28,7 @@ def exposition(service: Service, figures: Figures) -> bytes:
         *_triton(used),
         *_histograms(used),
         *_requests(used),
-        *_shadows(service),
+        *_shadows(service, figures),
         *_server(service, figures),
     ]
     return ("\n".join(lines) + "\n").encode()
@@ -121,13 +121,13 @@ def _requests(used: list[tuple[Target, Totals]]) -> Iterator[str]:
                 yield f"{name}{{{_labels(target, protocol=protocol, status=str(status))}}} {count}"
 
 
-def _shadows(service: Service) -> Iterator[str]:
+def _shadows(service: Service, counted: Figures) -> Iterator[str]:
     """Copies of answered requests that ran on a shadow, by who answered (`version`, `variant`) and the shadow's key."""
     targets = {target.name: target for target in service.router.targets()}
     seen = [
-        (_labels(targets[name], shadow=targets[shadow].key), figures)
-        for (name, shadow), figures in service.statistics.shadows.items()
-        if name in targets and shadow in targets
+        (_labels(targets[figures.target], shadow=targets[figures.shadow].key), figures)
+        for figures in counted.shadows
+        if figures.target in targets and figures.shadow in targets
     ]
     name = "studio_shadow_requests_total"
     yield from _head(name, "counter", "Copies of answered requests for a shadow: compared, dropped or failed")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.core import codec
 from studio.core.errors import StudioError, Unavailable
+from studio.core.metrics import ShadowFigures
 from studio.serving.memory import resident_bytes, shared_bytes
 from studio.serving.statistics import Totals
 
@@ -29,13 +30,15 @@ WORK_SECONDS = 120.0
 
 @dataclass(slots=True, kw_only=True)
 class Figures:
-    """What processes have counted: totals and seconds of the last load by full reference, requests under way.
+    """What processes have counted: totals and seconds of the last load by full reference, requests under way, and
+    what shadows gave by pair of versions.
 
     `memory` is resident, `shared` the part of it that other processes may have too. In bytes.
     """
 
     totals: dict[str, Totals] = field(default_factory=dict)
     load_seconds: dict[str, float] = field(default_factory=dict)
+    shadows: list[ShadowFigures] = field(default_factory=list)
     pending: int = 0
     memory: int = 0
     shared: int = 0
@@ -62,16 +65,23 @@ class Reply:
 def merged(parts: Iterable[Figures]) -> Figures:
     """The figures of several processes as of one. Memory that they share counts once."""
     all_of = Figures()
+    shadows: dict[tuple[str, str], ShadowFigures] = {}
     private = 0
     for part in parts:
         for name, totals in part.totals.items():
             all_of.totals.setdefault(name, Totals()).add(totals)
         for name, seconds in part.load_seconds.items():
             all_of.load_seconds[name] = max(seconds, all_of.load_seconds.get(name, 0.0))
+        for seen in part.shadows:
+            pair = seen.target, seen.shadow
+            if pair not in shadows:
+                shadows[pair] = ShadowFigures(model=seen.model, target=seen.target, shadow=seen.shadow)
+            shadows[pair].add(seen)
         all_of.pending += part.pending
         private += part.memory - part.shared
         all_of.shared = max(all_of.shared, part.shared)
         all_of.processes += part.processes
+    all_of.shadows = list(shadows.values())
     all_of.memory = private + all_of.shared
     return all_of
 
@@ -125,6 +135,7 @@ def own_figures(service: Service) -> Figures:
     return Figures(
         totals=service.statistics.totals,
         load_seconds={target.name: model.load_seconds for target, model in service.router.models()},
+        shadows=list(service.statistics.shadows.values()),
         pending=service.executor.pending,
         memory=resident_bytes(),
         shared=shared_bytes(),

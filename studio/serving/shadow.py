@@ -1,9 +1,10 @@
 """Shadows: copies of answered requests on another version, to see what it would have answered.
 
 A copy must never cost the callers anything. It starts after the answer has left; one runs at a time, on a thread of its
-own, while fewer requests are under way than there are cores; one that meets more work than that is stopped between two
-nodes of its graph; and after each the thread rests for three times as long as it worked, so that shadows take a quarter
-of a core at most. What can not be run so is dropped, and counted. The shadow's answer is compared and thrown away.
+own, while fewer requests are under way than this process has `cores`; one that meets more work than that is stopped
+between two nodes of its graph; and after each the thread rests for three times as long as it worked, so that shadows
+take a quarter of a core at most. What can not be run so is dropped, and counted. The shadow's answer is compared and
+thrown away.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import numpy as np
 from studio.core.errors import StudioError
 from studio.core.metrics import ShadowFigures
 from studio.core.routing import Target
-from studio.serving.executor import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,9 +69,10 @@ class Shadows:
         router: Router,
         executor: Executor,
         tell: Callable[[ShadowFigures], None],
+        cores: int,
     ) -> None:
         self._loop, self._router, self._executor, self._tell = loop, router, executor, tell
-        self._cores = cores()
+        self._cores = cores
         self._waiting: deque[Copy] = deque()
         self._bytes = 0
         self._running: Any = None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
 from studio.core.metrics import ShadowFigures
-from studio.core.route import Route
+from studio.core.route import Arm, Route, chosen
 from studio.engine.shadows import MOST, Shadows
 from tests.engine.conftest import Parts
+from tests.engine.test_supervisor import FOUR, Pair, ask, server_of
+from tests.serving import graphs
 
 SPLIT = Route(split={"production": 90, "2": 10})
 
@@ -79,3 +84,41 @@ def test_figures_of_shadows_add_up_and_stay_few() -> None:
         shadows.add(ShadowFigures(model="n", target="n:1-fp32", shadow=f"n:{number}-fp32"))
     assert shadows.of("m") == ()
     assert len(shadows.of("n")) == MOST
+
+
+async def test_two_processes_send_a_key_to_one_version_and_count_their_shadows_together(tmp_path: Path) -> None:
+    split = (Arm(name="1", key="1-fp32", weight=50), Arm(name="2", key="2-fp32", weight=50))
+    targets = [graphs.scaled(tmp_path, float(number), version=number) for number in (1, 2, 3)]
+    table = graphs.table(*targets, generation=2)
+    shadow = Arm(name="3", key="3-fp32", weight=1)
+    table = replace(table, models={"m": replace(table.models["m"], split=split, shadow=shadow)})
+    pair = Pair(tmp_path)
+    await pair.supervisor.start()
+    try:
+        await pair.all_ready()
+        assert await pair.supervisor.apply(table) == {}
+        connections = await asyncio.to_thread(pair.connections)
+        assert len({server_of(connection, pair.pids) for connection in connections}) == 2
+
+        def answered(key: str) -> set[str]:
+            """By whom, from both processes."""
+            found = set()
+            for connection in connections:
+                connection.request("POST", "/v2/models/m/infer", json.dumps(FOUR), {"X-Studio-Key": key})
+                response = connection.getresponse()
+                response.read()
+                found.add(response.headers["x-studio-reference"])
+            return found
+
+        def copies() -> int:
+            document = json.loads(ask(connections[0], "GET", "/v2/models/m/stats")[1])
+            return sum(one["compared"] + one["dropped"] for one in document.get("shadow_stats", ()))
+
+        keys = [f"user-{number}" for number in range(12)]
+        for key in keys:
+            assert await asyncio.to_thread(answered, key) == {f"m:{chosen(split, 'm', key.encode()).key}"}
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(copies) < 2 * len(keys):
+                await asyncio.sleep(0.01)
+    finally:
+        await pair.supervisor.stop()

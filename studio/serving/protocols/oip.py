@@ -16,14 +16,13 @@ from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.routing import Target
 from studio.serving.direct import Found, Pairs
 from studio.serving.http import Body, Request, Response, json_response, unpacked
-from studio.serving.peers import everywhere, figures_of
+from studio.serving.peers import Figures, everywhere, figures_of
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 from studio.serving.sessions import Array, LoadedModel
-from studio.serving.statistics import Totals
 
 PREFIX = "v2"
 NAME = "v2"
@@ -89,13 +88,13 @@ def _is_foreign(segments: tuple[str, ...]) -> bool:
 
 async def statistics_of(service: Service, model: str, version: str) -> dict[str, Any]:
     """Statistics of a version, of all of a model, or of everything where no model is named. Raises NotFound."""
-    totals = (await figures_of(service)).totals
+    figures = await figures_of(service)
     if not model:
-        return _statistics(service, totals, list(service.router.targets()))
+        return _statistics(service, figures, list(service.router.targets()))
     target = service.router.resolve(model, version)
     named = version or ":" in model
     routes = service.router.routes(target.model)
-    return _statistics(service, totals, [target] if named else list(routes.targets.values()), target)
+    return _statistics(service, figures, [target] if named else list(routes.targets.values()), target)
 
 
 async def _about(service: Service, request: Request, model: str, version: str, action: str) -> Response:
@@ -120,13 +119,14 @@ async def _about(service: Service, request: Request, model: str, version: str, a
 
 
 def _statistics(
-    service: Service, totals: dict[str, Totals], targets: list[Target], always: Target | None = None
+    service: Service, figures: Figures, targets: list[Target], always: Target | None = None
 ) -> dict[str, Any]:
     """Of the targets that are loaded or were used, and of `always` in any case."""
+    totals = figures.totals
     shown = [
         target for target in targets if target is always or target.name in totals or service.router.is_loaded(target)
     ]
-    return documents.statistics(shown, totals, service.statistics.shadows.values())
+    return documents.statistics(shown, totals, figures.shadows)
 
 
 async def _repository(service: Service, request: Request, rest: list[str]) -> Response:
