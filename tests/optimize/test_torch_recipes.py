@@ -72,11 +72,11 @@ def weights(network: Any, path: Path) -> None:
 def take(folder: Path, samples: dict[str, np.ndarray], plan: Plan, trusted: bool = True) -> VariantTask:
     """The task to make a variant of what lies in a folder, which is taken in first."""
     np.savez(folder / "net.npz", **samples)
-    files = sorted(folder.iterdir())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     yes = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
     work = folder.with_name("work")
     result = run_intake(
-        IntakeTask(files=tuple(map(str, files)), out=str(work / "intake"), trusted=yes), lambda *_: None
+        IntakeTask(files=(str(folder),), out=str(work / "intake"), stem="net", trusted=yes), lambda *_: None
     )
     return VariantTask(
         plan=plan,
@@ -89,7 +89,7 @@ def take(folder: Path, samples: dict[str, np.ndarray], plan: Plan, trusted: bool
         source=SourceFiles(
             format=result.format,
             stem="net",
-            files={path.name: str(path) for path in files},
+            files={str(path.relative_to(folder.parent)): str(path) for path in files},
             trusted=yes if trusted else (),
         ),
     )
@@ -106,6 +106,14 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+def package(network: Any, path: Path) -> None:
+    weights(network, path)
+    inner = path.parent / "parts"
+    inner.mkdir()
+    path.with_suffix(".py").rename(inner / "blocks.py")
+    path.with_suffix(".py").write_text("from parts.blocks import model as build\n\ndef model():\n    return build()\n")
+
+
 @pytest.mark.parametrize(
     ("name", "keep"),
     [
@@ -114,8 +122,9 @@ def folder(tmp_path: Path) -> Path:
         ("net.pt", traced),
         ("net.pt", pickled),
         ("net.pt", weights),
+        ("net.pt", package),
     ],
-    ids=["program", "fixed program", "TorchScript", "pickled module", "weights with a factory"],
+    ids=["program", "fixed program", "TorchScript", "pickled module", "weights with a factory", "a folder of code"],
 )
 def test_every_kind_of_source_can_be_pruned(
     digits: tuple[Any, np.ndarray, np.ndarray], folder: Path, name: str, keep: Save
