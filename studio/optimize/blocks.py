@@ -87,9 +87,7 @@ def applies(model: Any, given: Given) -> str:
     whole = sum(int(np.prod(shape)) for shape in floats.values())
     share = sum(int(np.prod(floats[name])) for name in names) / whole
     if share < _LEAST_SHARE:
-        return (
-            f"only {share:.0%} of its weights are in matrix multiplications; the rest is in others, convolutions most"
-        )
+        return f"only {share:.0%} of its weights are in matrix multiplications; the rest would stay as it is"
     return ""
 
 

@@ -129,10 +129,14 @@ def allowed(option: Option) -> str:
         return "a text"
     word = "a whole number" if isinstance(option.default, int) else "a number"
     if option.low is not None and option.high is not None:
-        return f"{word} from {option.low:g} to {option.high:g}"
-    if option.low is not None or option.high is not None:
-        return f"{word}, at {'least' if option.low is not None else 'most'} {option.low or option.high or 0:g}"
-    return word
+        return f"{word} from {_plain(option.low)} to {_plain(option.high)}"
+    if option.low is not None:
+        return f"{word}, at least {_plain(option.low)}"
+    return f"{word}, at most {_plain(option.high)}" if option.high is not None else word
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
 class _Reader:
