@@ -7,6 +7,7 @@ from dataclasses import replace
 from studio.core.jobs import STEPS, Job, Step
 from studio.core.views import VariantRow
 from studio.tui.lab_dialog import LabDialog, offers
+from studio.tui.widgets import job_text, version_text
 from tests.tui.conftest import Studio, screen_text, until
 from tests.tui.stub import StubClient, filled
 from tests.tui.values import job, version_row
@@ -127,3 +128,19 @@ async def test_the_automatic_choice_is_offered_first_for_promotion(studio: Studi
         await pilot.press("p")
         await until(pilot, lambda: "Promote cancer" in screen_text(pilot.app), "the dialog")
         assert "1-int8  ★ keep" in screen_text(pilot.app)
+
+
+def test_in_the_inbox_a_lab_job_is_called_so_and_shows_its_own_steps() -> None:
+    cells = job_text.cells(in_lab(), 10.0)
+    assert cells["name"] == "lab: cancer:1" and cells["steps"][0] == "– – – – – – ○ ○ ◐"
+    shown = job_text.steps(in_lab(), 10.0, job_text.Keys()).plain
+    assert "arrived" not in shown and "measured" in shown and "45 %" in shown
+
+
+def test_long_reasons_hang_under_their_first_word() -> None:
+    long = "int8: 1.2x faster, 3.5x smaller, agrees on 100 % of 172 labelled samples; fp16 kept too: " + "as fast " * 9
+    row = replace(version_row("digits", 1, {}, True), choice=f"{long.strip()}.")
+    lines = version_text.choice(row, None, 40).plain.splitlines()
+    assert lines[0] == "★ int8  1.2x faster, 3.5x smaller"
+    assert all(len(line) <= 40 for line in lines)
+    assert lines[2].startswith("    ") and any(line.startswith("  fp16 kept too") for line in lines)

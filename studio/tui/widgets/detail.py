@@ -118,8 +118,12 @@ class VersionPane(Widget):
             self._work = job
             self._show_choice()
 
+    def on_resize(self) -> None:
+        self._show_choice()
+
     def _show_choice(self) -> None:
-        words = version_text.choice(self._detail.row, self._work) if self._detail else Content("")
+        width = self.size.width - 6
+        words = version_text.choice(self._detail.row, self._work, width) if self._detail else Content("")
         self.query_one("#variant-choice", Static).update(words)
 
     def _paint(self, tab: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from studio.core.errors import CodeFile
-from studio.core.jobs import Job, Step
+from studio.core.jobs import LAB_STEPS, Job, Step
 from studio.tui import text
 from studio.tui.widgets.tables import Cell
 
@@ -88,7 +88,7 @@ def became(job: Job) -> str:
 def cells(job: Job, now: float) -> dict[str, Cell]:
     """The cells of a job in the inbox table."""
     return {
-        "name": f"{job.stem} (try {job.attempt})" if job.attempt > 1 else job.stem,
+        "name": ("" if job.is_arrival else "lab: ") + job.stem + (f" (try {job.attempt})" if job.attempt > 1 else ""),
         "format": job.format or text.NONE,
         "steps": (symbols(job), NOW[job.state]),
         "now": (doing(job), NOW[job.state]),
@@ -176,7 +176,7 @@ def steps(job: Job, now: float, keys: Keys) -> Content:
             [", ", (keys.retry, "$accent bold"), " runs it again"] if job.digest or not job.is_arrival else []
         )
         parts += ["       ", (keys.open, "$accent bold"), " shows the log", *again, ".\n\n"]
-    for one in job.steps:
+    for one in job.steps if job.is_arrival else job.steps[-len(LAB_STEPS) :]:
         parts += _step_line(one, now, one is asking)
     if job.note and job.state != "cancelled":
         parts += ["\n", job.note, "\n"]

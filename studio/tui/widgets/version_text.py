@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from textual.content import Content
@@ -154,11 +155,11 @@ def lineage(detail: VersionDetail) -> Content:
     return Content.assemble(*parts)
 
 
-def choice(row: VersionRow, work: Job | None) -> Content:
-    """What `auto` means and why; what the lab is at, where it is; what is stale."""
+def choice(row: VersionRow, work: Job | None, width: int = 80) -> Content:
+    """What `auto` means and why; what the lab is at, where it is; what is stale. Long lines hang."""
     parts: list[Part] = []
     if row.choice:
-        parts += [*_chosen(row), "\n"]
+        parts += [*_chosen(row, width), "\n"]
     stale = next((one.stale for one in row.variants if one.stale), "")
     if stale:
         parts += [("! stale: ", "$warning bold"), (f"{stale}. The lab measures it again.\n", "$warning")]
@@ -173,7 +174,7 @@ def choice(row: VersionRow, work: Job | None) -> Content:
     return Content.assemble(*parts)
 
 
-def _chosen(row: VersionRow) -> list[Part]:
+def _chosen(row: VersionRow, width: int = 80) -> list[Part]:
     """The choice and its gains as three parts, then how far it agrees, and below what it was chosen over."""
     first, *others = row.choice.rstrip(".").split("; ")
     name, _, why = first.partition(": ")
@@ -182,9 +183,14 @@ def _chosen(row: VersionRow) -> list[Part]:
         ("★ ", "$accent bold"),
         (name, "$success bold"),
         f"  {gains}",
-        *(f"\n  {words}" for words in agreement),
-        *((f"\n  {other}", "$muted") for other in others),
+        *(_hanging(words, width) for words in agreement),
+        *((_hanging(other, width), "$muted") for other in others),
     ]
+
+
+def _hanging(words: str, width: int) -> str:
+    lines = textwrap.wrap(words, max(20, width), initial_indent="  ", subsequent_indent="    ")
+    return "\n" + "\n".join(lines)
 
 
 def variant_cells(row: VariantRow, auto: str = "") -> dict[str, str | tuple[str, str]]:
