@@ -11,7 +11,7 @@ DEFAULT_ROWS = 1000
 DEFAULT_SECONDS = 3600.0
 MOST_ROWS = 100_000
 MOST_SECONDS = 30 * 24 * 3600.0
-MOST_BYTES = 256 * 1024 * 1024
+MOST_BYTES = 250_000_000
 """Bytes kept of one model at most, whatever the number of rows."""
 
 NOT_RECORDED = b"x-studio-load"
