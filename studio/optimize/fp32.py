@@ -1,9 +1,9 @@
 """fp32: the graph as it is, in one self-contained file.
 
 Nothing is rewritten. ONNX Runtime folds constants, drops dead nodes and fuses operators whenever it loads a graph.
-Doing so ahead of time was tried on convolutional nets, a perceptron and transformers from both of torch's exporters: no graph
-ran faster, files shrank by a hundredth at most, and loading became as often slower as faster (docs/reference/recipes.md
-has the figures). And what is not rewritten can not go wrong.
+Doing so ahead of time was tried on convolutional nets, a perceptron and transformers from both of torch's exporters: no
+graph ran faster, files shrank by a hundredth at most, and loading became as often slower as faster
+(docs/reference/recipes.md has the figures). And what is not rewritten can not go wrong.
 """
 
 from __future__ import annotations
