@@ -151,7 +151,7 @@ def _sentence(
         word = "smaller" if prefer == "size" else "faster"
         first = f"{REFERENCE_VARIANT}: nothing that passes is {word} here"
     order = {"reject": 0, "keep": 1, "not distinguishable": 2}
-    made.sort(key=lambda one: (order.get(one.verdict.outcome, 3), one.variant))
+    made.sort(key=lambda one: (order.get(one.verdict.outcome, 3), -_value(_speed(one)), one.variant))
     parts = [first, *(_aside(one) for one in made[:_TOLD])]
     if len(made) > _TOLD:
         parts.append(f"and {len(made) - _TOLD} more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -217,7 +218,8 @@ def _failure(gate: Gate) -> str:
         return f"the error (RMSE) rises by {100 * value:.1f} % ({gate.rule})"
     if gate.name == "top-1 agreement":
         return f"agrees on only {share(value)} ({gate.rule})"
-    return f"{gate.name} {value:.3f} ({gate.rule})"
+    # Cut, not rounded: 0.98996 must not read as the 0.99 that it fails.
+    return f"{gate.name} {math.floor(value * 10_000) / 10_000:g} ({gate.rule})"
 
 
 def agreement_words(fidelity: Fidelity, brief: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_a_ruined_variant_is_rejected_with_its_figures(net, rows: dict[str, np.n
     agreement, cosine = ruined.outputs[0].top1_agreement, ruined.outputs[0].cosine
     assert verdict.outcome == "reject"
     assert f"agrees on only {100 * agreement:.1f} % (top-1 agreement ≥ 0.98)" in verdict.sentence
-    assert f"cosine {cosine:.3f} (cosine ≥ 0.99)" in verdict.sentence
+    assert f"cosine {math.floor(cosine * 1e4) / 1e4:g} (cosine ≥ 0.99)" in verdict.sentence
     assert "120 samples" in verdict.sentence and "3.0x faster" in verdict.sentence
     failed = {gate.name for gate in verdict.gates if not gate.passed}
     assert failed == {"cosine", "top-1 agreement"}
@@ -78,7 +79,7 @@ def test_a_variant_that_always_answers_the_same_is_rejected(net, rows: dict[str,
     # A regression near its mean: the cosine alone would let it pass.
     drifting = output(cosine=0.9999, top1_agreement=None, correlation=0.1)
     verdict = judge("int8", drifting, measured((2.0, 1.9, 2.1)), 500, 1000, GATES)
-    assert verdict.outcome == "reject" and "correlation 0.100" in verdict.sentence
+    assert verdict.outcome == "reject" and "correlation 0.1 (" in verdict.sentence
 
 
 def whole_verdict(variant: Path, reference: Path, rows: dict[str, np.ndarray]):
@@ -200,9 +201,14 @@ def test_a_verdict_has_a_reason_of_a_few_words(fidelity: Fidelity, speed, size: 
     assert verdict.agreement == ("agrees on 100 % of 300 labelled samples" if verdict.outcome == "keep" else "")
 
 
+def test_what_just_fails_is_not_rounded_to_what_would_pass() -> None:
+    near = judge("int8", output(cosine=0.98996), measured((3.0, 2.9, 3.1)), 250, 1000, GATES)
+    assert near.reason == "cosine 0.9899"
+
+
 def test_a_ruined_one_is_short_about_it() -> None:
     ruined = output(top1_agreement=0.41, cosine=0.2)
-    assert judge("int8", ruined, measured((3.0, 2.9, 3.1)), 250, 1000, GATES).reason == "cosine 0.200"
+    assert judge("int8", ruined, measured((3.0, 2.9, 3.1)), 250, 1000, GATES).reason == "cosine 0.2"
     failed = Problem(code="step_failed", what="The step 'optimised' crashed (SIGSEGV).", fix="Retry.")
     verdict = not_made("int8", failed)
     assert (verdict.outcome, verdict.reason) == ("reject", "The step 'optimised' crashed (SIGSEGV)")
