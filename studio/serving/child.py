@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
-import psutil
 
 from studio.core.errors import StudioError, Unavailable
 from studio.core.metrics import ShadowFigures
@@ -45,6 +44,7 @@ from studio.serving.control import Answers, Channel, Drain, Elsewhere, Recording
 from studio.serving.direct import Direct
 from studio.serving.executor import Executor, cores
 from studio.serving.listener import Listener
+from studio.serving.memory import machine_bytes
 from studio.serving.peers import Order, Peers, Reply
 from studio.serving.peers import work as peers_work
 from studio.serving.recorder import Recorder
@@ -179,7 +179,7 @@ def build(settings: ServingSettings, channel: Channel, artefacts: Artefacts | No
     statistics = Statistics()
     router = Router(
         functools.partial(sessions.load, threads=settings.threads, artefacts=artefacts),
-        memory_bytes=settings.memory_bytes or psutil.virtual_memory().total // 2,
+        memory_bytes=settings.memory_bytes or machine_bytes() // 2,
         idle_seconds=settings.idle_seconds,
     )
     reporter = Reporter(loop, channel, statistics, lambda: router.loaded)
