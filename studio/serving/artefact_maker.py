@@ -124,9 +124,7 @@ def _filled(order: Order, temp: Path) -> Made:
         if number == 0:
             answers = heads(target, expected)
     if not compared:
-        return _nothing(
-            order, "No input could be made up that the model takes, so nothing could be compared."
-        )
+        return _nothing(order, "No input could be made up that the model takes, so nothing could be compared.")
     files = {}
     for name in (GRAPH, WEIGHTS):
         path = temp / name

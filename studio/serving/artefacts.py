@@ -16,8 +16,6 @@ import weakref
 from pathlib import Path
 from queue import SimpleQueue
 
-import psutil
-
 from studio.core import codec
 from studio.core.errors import StudioError
 from studio.serving import artefact, sessions
@@ -91,6 +89,8 @@ class Artefacts:
         target = model.target
         made = artefact.read(self.folder, target.sha256)
         if made is None:
+            import psutil
+
             if NEEDED * Path(target.path).stat().st_size > psutil.virtual_memory().available:
                 return
             made = self._make(model)

@@ -11,6 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def machine_bytes() -> int:
+    """Memory of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def resident_bytes() -> int:
     """Resident memory of this process; its peak where the system does not tell the present value."""
     statm = Path("/proc/self/statm")

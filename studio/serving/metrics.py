@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import psutil
-
 from studio.core.metrics import ShadowFigures
 from studio.core.routing import Target
 from studio.serving.peers import Figures
@@ -168,6 +166,8 @@ def _server(service: Service, figures: Figures) -> Iterator[str]:
     for target in service.router.targets():
         if target.name in figures.load_seconds:
             yield f"nv_model_load_duration_secs{{{_labels(target)}}} {figures.load_seconds[target.name]:.6g}"
+    import psutil
+
     memory = psutil.virtual_memory()
     for name, words, value in (
         ("nv_cpu_utilization", "CPU utilization rate of the machine [0.0 - 1.0]", psutil.cpu_percent() / 100),

@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -197,6 +196,8 @@ def _parts(state: _Open) -> list[Part]:
 
 def _write(part: Part) -> None:
     """An `.npz` as sample inputs are: strings as text, 16-bit brain floats as 32-bit ones, no pickles."""
+    import zipfile
+
     draft = part.folder / f".part-{secrets.token_hex(8)}"
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -7,6 +7,7 @@ and imported inside functions.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import threading
@@ -16,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -47,13 +47,21 @@ _ONNX_BFLOAT16 = 16
 
 
 _DTYPES: dict[str, np.dtype[Any]] = {
-    datatype: np.dtype(ml_dtypes.bfloat16 if datatype == "BF16" else name) for datatype, (name, _) in DATATYPES.items()
+    datatype: np.dtype(name) for datatype, (name, _) in DATATYPES.items() if datatype != "BF16"
 }
+
+
+@functools.cache
+def _bfloat16() -> np.dtype[Any]:
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def dtype_of(datatype: str) -> np.dtype[Any]:
     """The numpy dtype of an OIP datatype, little-endian. BYTES are arrays of `str` objects."""
-    return _DTYPES[datatype]
+    return _bfloat16() if datatype == "BF16" else _DTYPES[datatype]
 
 
 class Shared:
@@ -153,7 +161,7 @@ class LoadedModel:
 
         feeds = {}
         for name, array in inputs.items():
-            if array.dtype == ml_dtypes.bfloat16:
+            if array.dtype == _bfloat16():
                 words = np.ascontiguousarray(array).view(np.uint16)
                 feeds[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(words, _ONNX_BFLOAT16)
             else:
@@ -167,7 +175,7 @@ def _array_of(value: Any) -> Array:
         return array
     shape = tuple(value.shape())
     raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape, dtype=np.int64)))
-    return np.frombuffer(raw, dtype=ml_dtypes.bfloat16).reshape(shape)
+    return np.frombuffer(raw, dtype=_bfloat16()).reshape(shape)
 
 
 _shared: weakref.WeakValueDictionary[tuple[str, str, int], Shared] = weakref.WeakValueDictionary()

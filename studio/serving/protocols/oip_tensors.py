@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from math import isfinite, prod
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from studio.core.errors import InvalidInput
@@ -260,7 +259,7 @@ def to_json(array: Array, datatype: str, name: str) -> Array | list[str]:
     """What orjson (with OPT_SERIALIZE_NUMPY) writes as the flat `data` of the tensor. Raises InvalidInput for BF16."""
     if datatype == "BYTES":
         return [_text_of(element) for element in array.flat]
-    if array.dtype == ml_dtypes.bfloat16:
+    if datatype == "BF16":
         raise InvalidInput(
             f"output '{name}' is BF16, which JSON can not carry.", "", "Ask for it as a binary tensor (binary_data)."
         )

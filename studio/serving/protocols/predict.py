@@ -12,8 +12,6 @@ import binascii
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.parser import BytesParser
-from email.policy import HTTP
 from typing import Any
 
 import numpy as np
@@ -301,6 +299,9 @@ def _from_table(body: bytes, target: Target) -> Sample:
 
 def _parts(body: bytes, content_type: str, target: Target) -> dict[str, Any]:
     """Fields of a form by name; a lone part may have any name. Files stay bytes, JSON is read."""
+    from email.parser import BytesParser
+    from email.policy import HTTP
+
     message = BytesParser(policy=HTTP).parsebytes(
         b"content-type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from typing import Any
 
@@ -19,6 +18,8 @@ def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, 
 
     One input takes the rows as they are; several take a column each. Raises InvalidInput.
     """
+    import csv
+
     try:
         rows = [row for row in csv.reader(io.StringIO(text), skipinitialspace=True, strict=True) if row]
     except csv.Error as error:
