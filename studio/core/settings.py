@@ -8,7 +8,8 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """`port` 0 takes any free port; `grpc_port` 0 serves no gRPC. `workers` are server processes on the one port, and
+    """`port` 0 takes any free port; `grpc_port` 0 serves no gRPC; `tfs_port` and `tfs_grpc_port` are second ports for
+    the same, where clients of TensorFlow Serving look, 0 = none. `workers` are server processes on the one port, and
     `threads` ONNX Runtime's intra-op threads a run. `run_threads` is the number of runs at the same time, 0 = one a
     core. It, `queue`, `memory_bytes` and `cache_bytes` are shared out over the processes.
 
@@ -35,6 +36,8 @@ class ServingSettings:
     artefact_bytes: int = 8 * 1024**3
     access_log: str = ""
     grpc_port: int = 0
+    tfs_port: int = 0
+    tfs_grpc_port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

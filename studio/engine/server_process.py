@@ -29,12 +29,13 @@ class ServerProcess:
     `balance` is empty, or holds the descriptor of the memory that all processes share, and `place` is the number of
     this one. `first` gives the messages that a new one begins with; `on_message` gets what it says, `on_start` and
     `on_end` are told of its life, `on_end` with words for how it ended. `ready` tells whether it has taken its
-    settings, `loaded` what it has loaded; `figures` are the newest that it gave. All methods belong to the engine's event loop.
+    settings, `loaded` what it has loaded; `figures` are the newest that it gave. All methods belong to the engine's
+    event loop.
     """
 
     def __init__(
         self,
-        listening: socket.socket,
+        listening: Sequence[socket.socket],
         log_path: Path,
         cache: Path,
         balance: Sequence[int],
@@ -45,7 +46,7 @@ class ServerProcess:
         on_end: Callable[[ServerProcess, str], None],
         on_trouble: Callable[[str], None],
     ) -> None:
-        self._socket, self._log_path, self._cache = listening, log_path, cache
+        self._sockets, self._log_path, self._cache = listening, log_path, cache
         self._balance, self._place = balance, place
         self._first, self._on_message = first, on_message
         self._on_start, self._on_end, self._on_trouble = on_start, on_end, on_trouble
@@ -111,12 +112,13 @@ class ServerProcess:
             with self._log_path.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "studio.serving.child",
-                    "--listen-fd", str(self._socket.fileno()), "--control-fd", str(theirs.fileno()),
+                    *(argument for sock in self._sockets for argument in ("--listen-fd", str(sock.fileno()))),
+                    "--control-fd", str(theirs.fileno()),
                     "--cache", str(self._cache),
                     *(argument for fd in self._balance for argument in ("--balance-fd", str(fd))),
                     "--place", str(self._place),
                     stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                    pass_fds=(self._socket.fileno(), theirs.fileno(), *self._balance),
+                    pass_fds=(*(sock.fileno() for sock in self._sockets), theirs.fileno(), *self._balance),
                     start_new_session=True,  # Ctrl-C in the terminal is the engine's to answer
                     env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
                 )  # fmt: skip

@@ -36,23 +36,29 @@ BACKLOG = 1024
 PORTS_TO_TRY = 20
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket on this port, 0 = any free one. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket on `port`, or on one of the next ports when that one is taken (0 = any free port)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     candidates = [0] if port == 0 else [*range(port, min(port + PORTS_TO_TRY, 65536))]
     for candidate in candidates:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((host, candidate))
-            sock.listen(BACKLOG)
+            return bound(host, candidate)
         except OSError as error:
-            sock.close()
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                continue
-            raise
-        sock.setblocking(False)
-        return sock
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
     raise Conflict(
         f"No free port for the endpoint: {host}:{candidates[0]} to {candidates[-1]} are all taken.",
         fix="Set another port in studio.toml: [serving] port = 9000 (0 takes any free one).",
@@ -78,6 +84,7 @@ class Supervisor:
         self._settings = settings
         self._on_status, self._on_tick, self._on_requests, self._on_log = on_status, on_tick, on_requests, on_log
         self._socket = listen(settings.host, settings.port)
+        self._sockets = [self._socket, *self._second()]
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self.port: int = port
@@ -93,7 +100,7 @@ class Supervisor:
         shared = [self._balance.fileno()] if self._balance is not None else []
         told = (self._first, self._receive, self._started, self._ended, self._trouble)
         self._processes = [
-            ServerProcess(self._socket, log_path, cache, shared, place, *told) for place in range(settings.workers)
+            ServerProcess(self._sockets, log_path, cache, shared, place, *told) for place in range(settings.workers)
         ]
         for process in self._processes:
             self._absent(process)
@@ -105,8 +112,8 @@ class Supervisor:
         """What processes had counted that have ended."""
 
     async def start(self) -> None:
-        if self._settings.workers > 1 and self._settings.grpc_port:
-            self._check_grpc_port()
+        if self._settings.workers > 1:
+            self._check_grpc_ports()
         for process in self._processes:
             process.start()
 
@@ -115,7 +122,8 @@ class Supervisor:
         self._stopping = True
         self._set(state="draining")
         await asyncio.gather(*(process.stop(grace) for process in self._processes))
-        self._socket.close()
+        for sock in self._sockets:
+            sock.close()
         if self._balance is not None:
             self._balance.close()
         self._set(state="stopped")
@@ -163,18 +171,31 @@ class Supervisor:
             {"type": "routes", "table": self._table},
         ]
 
-    def _check_grpc_port(self) -> None:
-        """The processes will share the port; whether someone else has it must be found out before."""
-        family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
-        port = self._settings.grpc_port
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self._settings.host, port))
-                probe.listen(1)
-            except OSError as error:
-                self._on_log("error", f"gRPC can not be served on port {port}: {error.strerror}.")
-                self._settings = replace(self._settings, grpc_port=0)
+    def _second(self) -> list[socket.socket]:
+        """The port where clients of TensorFlow Serving look, if it is wanted. One that is taken is told."""
+        port = self._settings.tfs_port
+        if not port:
+            return []
+        try:
+            return [bound(self._settings.host, port)]
+        except OSError as error:
+            self._on_log("error", f"The endpoint can not be served on port {port} too: {error.strerror}.")
+            return []
+
+    def _check_grpc_ports(self) -> None:
+        """The processes will share these ports; whether someone else has one must be found out before."""
+
+        def free(port: int) -> int:
+            if port:
+                try:
+                    bound(self._settings.host, port).close()
+                except OSError as error:
+                    self._on_log("error", f"gRPC can not be served on port {port}: {error.strerror}.")
+                    return 0
+            return port
+
+        ports = self._settings.grpc_port, self._settings.tfs_grpc_port
+        self._settings = replace(self._settings, grpc_port=free(ports[0]), tfs_grpc_port=free(ports[1]))
 
     # -- what processes do
 

@@ -1,4 +1,4 @@
-"""The server process: `python -m studio.serving.child --listen-fd N --control-fd M [--cache FOLDER]
+"""The server process: `python -m studio.serving.child --listen-fd N [--listen-fd N …] --control-fd M [--cache FOLDER]
 [--balance-fd B --place P]`.
 
 It inherits a listening socket and one end of a Unix socket pair (`studio.serving.control`), and exits with 0 after
@@ -21,7 +21,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ _log = logging.getLogger("studio.serving")
 
 
 async def serve(
-    listening: socket.socket,
+    listening: Sequence[socket.socket],
     control: socket.socket,
     cache: Path | None = None,
     shared: tuple[int, int] | None = None,
@@ -108,7 +108,7 @@ async def serve(
         direct = Direct(service, DIRECT, check_door)
         listener = Listener(make_app(service), listening, direct, _balance(service, shared))
         channel.send("ready")
-        grpc_server = await _start_grpc(service, channel) if service.settings.grpc_port else None
+        grpc_server = await _start_grpc(service, channel)
         applying = asyncio.create_task(_apply(channel, service, listener, tables))
         await asyncio.wait((stopping, applying), return_when=asyncio.FIRST_COMPLETED)
         service.ready = False
@@ -142,17 +142,18 @@ def _tell_loaded(channel: Channel, service: Service, reporter: Reporter) -> None
 
 
 async def _start_grpc(service: Service, channel: Channel) -> GrpcServer | None:
-    """Serve gRPC beside HTTP. A port that is taken is told, and HTTP goes on without."""
+    """Serve gRPC beside HTTP, where it is wanted. A port that is taken is told, and HTTP goes on without."""
+    ports = [port for port in (service.settings.grpc_port, service.settings.tfs_grpc_port) if port]
+    if not ports:
+        return None
     from studio.serving.grpc.server import GrpcServer
 
-    server = GrpcServer(service, service.settings.host, service.settings.grpc_port)
-    try:
-        port = await server.start()
-    except OSError as error:
-        channel.send("grpc", port=0, error=f"gRPC can not be served on port {service.settings.grpc_port}: {error}.")
-        return None
-    channel.send("grpc", port=port, error="")
-    return server
+    server = GrpcServer(service, service.settings.host, ports)
+    found = await server.start()
+    for port, problem in found.items():
+        error = f"gRPC can not be served on port {port}: {problem}." if problem else ""
+        channel.send("grpc", port=0 if problem else port, error=error)
+    return server if "" in found.values() else None
 
 
 def _balance(service: Service, shared: tuple[int, int] | None) -> Balance | None:
@@ -247,7 +248,7 @@ async def _apply(channel: Channel, service: Service, listener: Listener, tables:
 def main(arguments: list[str] | None = None) -> None:
     """Entry of the process. Does not return."""
     parser = argparse.ArgumentParser(prog="studio.serving.child")
-    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, action="append", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--balance-fd", type=int)
@@ -259,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
     np.seterr(all="ignore")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     _raise_file_limit()
-    listening = socket.socket(fileno=given.listen_fd)
+    listening = [socket.socket(fileno=each) for each in given.listen_fd]
     control = socket.socket(fileno=given.control_fd)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(serve(listening, control, given.cache, balance))

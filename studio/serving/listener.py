@@ -1,10 +1,11 @@
-"""The listener: makes connections of a socket that may be shared with other processes."""
+"""The listener: makes connections of sockets that may be shared with other processes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.config import Config
@@ -20,14 +21,18 @@ REFUSED_SECONDS = 0.1
 
 
 class Listener:
-    """Accepts connections from a listening socket that someone else made, and may go on using.
+    """Accepts connections from listening sockets that someone else made, and may go on using.
 
     uvicorn's own `Server` wakes ten times a second to look whether it should stop; this one sleeps. With a `balance`,
-    the socket is shared with other processes.
+    the sockets are shared with other processes.
     """
 
     def __init__(
-        self, app: Any, listening: socket.socket, direct: Direct | None = None, balance: Balance | None = None
+        self,
+        app: Any,
+        listening: Sequence[socket.socket],
+        direct: Direct | None = None,
+        balance: Balance | None = None,
     ) -> None:
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._listening = listening
@@ -47,7 +52,7 @@ class Listener:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._draining = False
         self._empty = asyncio.Event()
 
@@ -56,29 +61,32 @@ class Listener:
         self._config.load()
         loop = asyncio.get_running_loop()
         if self._balance is None:
-            self._server = await loop.create_server(self._protocol, sock=self._listening, backlog=self._config.backlog)
+            for sock in self._listening:
+                server = await loop.create_server(self._protocol, sock=sock, backlog=self._config.backlog)
+                self._servers.append(server)
             return
-        self._listening.setblocking(False)
         self._balance.tell(0)
-        loop.add_reader(self._listening, self._accept, loop)
+        for sock in self._listening:
+            sock.setblocking(False)
+            loop.add_reader(sock, self._accept, loop, sock)
 
-    def _accept(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _accept(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         """Take one connection, or leave it to a process that has fewer."""
         assert self._balance is not None
         if not self._left and self._balance.fewer_elsewhere(self._count()):
             self._left = True
-            loop.remove_reader(self._listening)
-            loop.call_later(LEAVE_SECONDS, self._look_again, loop)
+            loop.remove_reader(sock)
+            loop.call_later(LEAVE_SECONDS, self._look_again, loop, sock)
             return
         self._left = False
         try:
-            connection, _ = self._listening.accept()
+            connection, _ = sock.accept()
         except BlockingIOError:  # another process was faster
             return
         except OSError as error:
             logging.getLogger("studio.serving").warning("a connection could not be accepted: %s", error)
-            loop.remove_reader(self._listening)
-            loop.call_later(REFUSED_SECONDS, self._look_again, loop)
+            loop.remove_reader(sock)
+            loop.call_later(REFUSED_SECONDS, self._look_again, loop, sock)
             return
         connection.setblocking(False)
         task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
@@ -86,9 +94,9 @@ class Listener:
         task.add_done_callback(self._accepted)
         self._balance.tell(self._count())
 
-    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._draining and self._listening.fileno() >= 0:
-            loop.add_reader(self._listening, self._accept, loop)
+    def _look_again(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        if not self._draining and sock.fileno() >= 0:
+            loop.add_reader(sock, self._accept, loop, sock)
 
     def _accepted(self, task: asyncio.Task[Any]) -> None:
         self._accepting.discard(task)
@@ -100,13 +108,14 @@ class Listener:
 
     async def drain(self, seconds: float) -> bool:
         """Stop accepting and let requests under way finish. False when some had not after so long."""
-        if self._server is not None:
-            self._server.close()
-        elif self._balance is not None:
+        if self._balance is not None:
             self._balance.tell(ABSENT)
-            asyncio.get_running_loop().remove_reader(self._listening)
-        else:
+            for sock in self._listening:
+                asyncio.get_running_loop().remove_reader(sock)
+        elif not self._servers:
             return True
+        for server in self._servers:
+            server.close()
         # What has arrived already is read first, so that it is answered and not cut off.
         await asyncio.sleep(0)
         await asyncio.sleep(0)

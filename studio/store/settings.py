@@ -29,6 +29,8 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "serving.cache_bytes": (0, None),
     "serving.artefact_bytes": (0, None),
     "serving.grpc_port": (0, 65535),
+    "serving.tfs_port": (0, 65535),
+    "serving.tfs_grpc_port": (0, 65535),
     "serving.memory_bytes": (0, None),
     "serving.idle_seconds": (0, None),
     "inbox.settle_seconds": (0, 3600),

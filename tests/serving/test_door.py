@@ -251,7 +251,7 @@ async def _answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
 
     with listen() as listening:
         address = listening.getsockname()
-        listener = Listener(reader_app, listening)
+        listener = Listener(reader_app, [listening])
         await listener.start()
         reader, writer = await asyncio.open_connection(*address)
         writer.write(sent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -43,13 +43,13 @@ _log = logging.getLogger("studio.serving")
 
 
 class GrpcServer:
-    """Listens on `host:port`. `start` raises OSError when the port can not be had."""
+    """Listens on `host` and each of the ports."""
 
-    def __init__(self, service: Service, host: str, port: int) -> None:
+    def __init__(self, service: Service, host: str, ports: Sequence[int]) -> None:
         limit = service.settings.max_body_bytes
         self._service = service
         self._host = f"[{host}]" if ":" in host else host
-        self._port = port
+        self._ports = ports
         self._draining = asyncio.Event()
         self._server = grpc.aio.server(
             options=(
@@ -69,14 +69,17 @@ class GrpcServer:
             )
         )
 
-    async def start(self) -> int:
-        """Begin to serve. The port."""
-        try:
-            self._port = self._server.add_insecure_port(f"{self._host}:{self._port}")
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
-        await self._server.start()
-        return self._port
+    async def start(self) -> dict[int, str]:
+        """Begin to serve, where there is a port. All of them, with the reason why one could not be had, else ''."""
+        found: dict[int, str] = {}
+        for port in self._ports:
+            try:
+                found[self._server.add_insecure_port(f"{self._host}:{port}")] = ""
+            except RuntimeError as error:
+                found[port] = f"{error}"
+        if "" in found.values():
+            await self._server.start()
+        return found
 
     async def drain(self, seconds: float) -> None:
         """Take no new calls, and let those under way finish for so long."""
