@@ -350,3 +350,19 @@ def test_what_is_trained_towards_follows_the_outputs_and_the_labels(
     whole.forward = lambda x: network(x).argmax(dim=1)
     with pytest.raises(Refused, match="whole numbers alone"):
         rows_of(whole, images[:64])
+
+
+def test_torchscript_that_can_not_be_taken_apart_is_refused_in_words(
+    digits: tuple[Any, np.ndarray, np.ndarray], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("prim::Loop has no converter")
+
+    network, images, labels = digits
+    traced(network, folder / "net.pt")
+    task = take(folder, {"images": images, "labels": labels}, plan_of("pruned"))
+    monkeypatch.setattr("studio.formats.torch._network.unscripted", fail)
+    with pytest.raises(Refused, match="TorchScript module can not be trained") as caught:
+        run_make(task, lambda *_: None)
+    assert caught.value.why == "prim::Loop has no converter."
+    assert "torch.export.save" in caught.value.fix
