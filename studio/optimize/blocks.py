@@ -77,6 +77,8 @@ def applies(model: Any, given: Given) -> str:
     floats = _floats(model)
     matrices = [node for node in model.graph.node if _is_matrix(node, floats)]
     if not matrices:
+        if any(node.op_type in ("MatMul", "Gemm") and node.input[1] in floats for node in model.graph.node):
+            return "its matrix multiplications have too few weights to gain by storing them in blocks"
         return (
             "it has no matrix multiplication with constant 32-bit weights to store in blocks, "
             f"only {graphs.operator_words(model)}"

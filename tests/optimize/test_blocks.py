@@ -169,6 +169,10 @@ def test_where_nothing_could_be_stored_in_blocks_it_says_why(conv_net: Path, tre
     assert recipe.applies(onnx.load(trees), Given()).startswith("it has no matrix multiplication with constant 32-bit")
     out, _ = make("int4", conv_net)
     assert recipe.applies(onnx.load(out), Given()) == "it is quantised already (MatMulNBits)"
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    weights = {"w": np.ones((8, 8), np.float32)}
+    src = save(tmp_path / "m.onnx", [node], [value("x", "n", 8)], [value("y", "n", 8)], weights)
+    assert recipe.applies(onnx.load(src), Given()).startswith("its matrix multiplications have too few weights")
     # A classifier on top of large convolutions: 1 % of the weights.
     weights = {"k": np.ones((64, 64, 5, 5), np.float32), "w": np.ones((64, 16), np.float32)}
     nodes = [
