@@ -50,7 +50,7 @@ class _Seen:
     signal: float = 0.0
     noise: float = 0.0
     non_finite: int = 0
-    compared: bool = False
+    runs: int = 0
 
     @property
     def decibels(self) -> float:
@@ -77,7 +77,7 @@ def layer_errors(
     pairs = _pairs(reference.graph, variant.graph)
     if not pairs:
         return None
-    runs = _runs(open_session(reference_path, threads, optimised=False), inputs)
+    runs, unit = _runs(open_session(reference_path, threads, optimised=False), inputs)
     seen = {name: _Seen() for name, _ in pairs}
     deadline = time.monotonic() + seconds
     at, size = 0, _FIRST_CHUNK
@@ -100,7 +100,9 @@ def layer_errors(
             size = int(np.clip(_HELD_BYTES * len(chunk) // max(1, held), 1, _LARGEST_CHUNK))
     except StudioError:
         return None
-    return _layers(reference.graph, seen, len(runs))
+    # Where time ended early, not every tensor was seen on every run.
+    fewest = min((one.runs for one in seen.values() if one.runs), default=0)
+    return _layers(reference.graph, seen, fewest * unit)
 
 
 def _pairs(reference: Any, variant: Any) -> list[tuple[str, str]]:
@@ -148,14 +150,14 @@ class _Tapped:
         return result
 
 
-def _runs(session: Session, inputs: Feed) -> list[Feed]:
-    """Up to eight of the smallest possible runs, spread over all rows."""
+def _runs(session: Session, inputs: Feed) -> tuple[list[Feed], int]:
+    """Up to eight of the smallest possible runs, spread over all rows; and the rows of each."""
     layout = row_layout(signature_of(session))
     if layout is None:
-        return [inputs]
+        return [inputs], 1
     units = row_count(layout, inputs) // layout.unit
     starts = sorted({int(at) for at in np.linspace(0, units - 1, min(units, _ROWS)).round()})
-    return [take_rows(layout, inputs, at * layout.unit, layout.unit) for at in starts]
+    return [take_rows(layout, inputs, at * layout.unit, layout.unit) for at in starts], layout.unit
 
 
 def _add(seen: _Seen, left: object, right: object) -> None:
@@ -166,7 +168,7 @@ def _add(seen: _Seen, left: object, right: object) -> None:
     one, other = left.astype(np.float64), right.astype(np.float64)
     there = np.isfinite(one)
     good = there & np.isfinite(other)
-    seen.compared = True
+    seen.runs += 1
     seen.signal += float(np.square(one[good]).sum())
     seen.noise += float(np.square(one[good] - other[good]).sum())
     seen.non_finite += int(np.count_nonzero(there & ~good))
@@ -183,7 +185,7 @@ def _layers(graph: Any, seen: dict[str, _Seen], rows: int) -> Layers | None:
         tainted = any(name in spoilt for name in node.input)
         for name in node.output:
             here = seen.get(name)
-            if here is None or not here.compared:
+            if here is None or not here.runs:
                 levels[name] = before
                 if tainted:
                     spoilt.add(name)

@@ -117,9 +117,16 @@ def test_many_tensors_go_in_several_runs_and_too_many_are_thinned_out(deep, rows
     assert found is not None and found.compared == DEPTH and found.worst[0].node == "layer.3"
 
 
-def test_without_time_without_names_and_with_what_does_not_run_nothing_is_told(deep, rows, tmp_path: Path) -> None:
+def test_without_time_without_names_and_with_what_does_not_run_nothing_is_told(
+    deep, rows, tmp_path: Path, monkeypatch
+) -> None:
     hurt, whole = deep("hurt", 3, noisy), deep("whole")
     assert layer_errors(hurt, whole, rows, seconds=0) is None
+    ticks = iter([0.0, 0.0, 0.0, 9.0, 9.0, 9.0])
+    monkeypatch.setattr(looking.time, "monotonic", lambda: next(ticks))
+    hasty = layer_errors(hurt, whole, rows, seconds=5)  # time ends after the second row
+    assert hasty is not None and (hasty.rows, hasty.worst[0].node) == (2, "layer.3")
+    monkeypatch.undo()
     renamed = onnx.load(hurt)
     for node in renamed.graph.node:
         node.input[:] = [name if name.startswith(("x", "w")) else f"other_{name}" for name in node.input]
