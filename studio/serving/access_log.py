@@ -11,9 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
-import time
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -25,6 +23,27 @@ AT_ONCE = 256
 _log = logging.getLogger("studio.serving")
 
 
+Line = tuple[float, str, str, int, int, int, int, dict[bytes, bytes], str]
+"""Unix seconds, protocol, target, status, nanoseconds it took, rows, bytes of the answer, headers, error."""
+
+
+def _text(line: Line) -> bytes:
+    at, protocol, target, status, took_ns, rows, size, headers, error = line
+    value = {
+        "at": at,
+        "protocol": protocol,
+        "target": target,
+        "status": status,
+        "latency_us": took_ns // 1000,
+        "rows": rows,
+        "bytes": size,
+        "id": headers.get(b"x-request-id", b"").decode("latin-1")[:256],
+        "traceparent": headers.get(b"traceparent", b"").decode("latin-1")[:256],
+        "error": error[:300],
+    }
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+
+
 class AccessLog:
     """Belongs to the event loop. `close` writes what is left. A disk that fails is told once, and serving goes on."""
 
@@ -34,13 +53,12 @@ class AccessLog:
         self._file = -1
         self._told = False
         self._loop = loop
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[Line] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, **fields: Any) -> None:
-        """One request. `at` (Unix seconds) is added."""
-        fields["at"] = time.time()
-        self._lines.append(fields)
+    def add(self, line: Line) -> None:
+        """One request."""
+        self._lines.append(line)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
         elif len(self._lines) >= AT_ONCE:
@@ -57,7 +75,7 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if not lines:
             return
-        text = b"".join([orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines])
+        text = b"".join([_text(line) for line in lines])
         try:
             self._write(text)
         except OSError:

@@ -160,17 +160,9 @@ class Exchange:
         access = self.service.access
         if access is not None:
             ticket = self.ticket
-            access.add(
-                protocol=self.protocol,
-                target=self.target.name,
-                status=status,
-                latency_us=(time.perf_counter_ns() - self.started_ns) // 1000,
-                rows=ticket.rows if ticket is not None else 0,
-                bytes=size,
-                id=self.headers.get(b"x-request-id", b"").decode("latin-1")[:256],
-                traceparent=self.headers.get(b"traceparent", b"").decode("latin-1")[:256],
-                error=error[:300],
-            )
+            rows = ticket.rows if ticket is not None else 0
+            took_ns = time.perf_counter_ns() - self.started_ns
+            access.add((time.time(), self.protocol, self.target.name, status, took_ns, rows, size, self.headers, error))
 
     def _lost(self) -> None:
         assert self.ticket is not None
