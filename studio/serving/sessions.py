@@ -39,6 +39,8 @@ Array = npt.NDArray[Any]
 
 MAX_ROWS = 64
 """Rows of requests that are run together at most."""
+LARGE_BYTES = 1 << 20
+"""Loading a graph from this size frees memory that is worth giving back; doing so holds up other threads for a moment."""
 MEASURE_SECONDS = 0.2
 """Time that finding the best number of them may take while a model loads."""
 
@@ -215,8 +217,9 @@ def _fresh(target: Target, threads: int, artefacts: Artefacts | None) -> LoadedM
             _measure(model)
         except StudioError as error:
             model.warm_error = str(error)
-    # What packing the weights needed and freed would stay with this process otherwise.
-    give_back()
+    if Path(target.path).stat().st_size >= LARGE_BYTES:
+        # What packing the weights needed and freed would stay with this process otherwise.
+        give_back()
     # Others may load at the same time, and freed memory may be used again: never less than the file itself.
     model.shared.memory_bytes = max(resident_bytes() - before, Path(target.path).stat().st_size)
     if artefacts is not None and not model.shared.mapped:
