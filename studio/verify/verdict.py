@@ -37,7 +37,7 @@ def judge(
             outcome="reject",
             sentence=f"{variant} rejected: {why}, on {_on(fidelity)}{_where(fidelity)}. It is {gains}.",
             gates=checks,
-            reason=_failure(failed[0]).partition(" (")[0],
+            reason=_short_failure(failed[0], fidelity),
         )
     agreement = agreement_words(fidelity)
     worth = {check.name: check.passed for check in checks if check.name in _WORTH}
@@ -79,7 +79,7 @@ def judge_fidelity(variant: str, fidelity: Fidelity, gates: GateSettings) -> Ver
         return Verdict(outcome="keep", sentence=f"{variant}: {words}.", gates=checks, reason=words)
     why = "; ".join(_failure(check) for check in failed)
     sentence = f"{variant} rejected: {why}, on {_on(fidelity)}."
-    return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=_failure(failed[0]).partition(" (")[0])
+    return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=_short_failure(failed[0], fidelity))
 
 
 def _where(fidelity: Fidelity) -> str:
@@ -204,6 +204,12 @@ def _worth_gates(
 
 def _gains(speed: Interval | None, gates: GateSettings) -> bool:
     return speed is not None and speed.value >= 1 + gates.min_gain and speed.low > 1
+
+
+def _short_failure(gate: Gate, fidelity: Fidelity) -> str:
+    """The same in a few words. What was seen on made-up inputs alone is never told without saying so."""
+    words = _failure(gate).partition(" (")[0]
+    return f"{words} on made-up inputs" if fidelity.inputs == "synthetic" else words
 
 
 def _failure(gate: Gate) -> str:

@@ -26,7 +26,8 @@ def test_f1_and_confusion_are_those_of_scikit_learn(pairs: list[tuple[int, int]]
     found = classification_scores(labels, predicted, None)
     assert found.f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert found.confusion is not None
-    assert np.array_equal(found.confusion.counts, confusion_matrix(labels, predicted, labels=np.unique([labels, predicted])))
+    classes = np.unique([labels, predicted])
+    assert np.array_equal(found.confusion.counts, confusion_matrix(labels, predicted, labels=classes))
     words = classification_scores(labels.astype(str), predicted.astype(str).astype(object), None)
     assert (words.f1, words.confusion) == (found.f1, found.confusion)
 

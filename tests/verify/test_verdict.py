@@ -232,6 +232,12 @@ def test_made_up_inputs_are_named_and_vouch_for_no_accuracy() -> None:
     assert "accuracy unknown without labels" in judge("a", unlabelled, None, 500_000, 1_000_000, GATES).sentence
 
 
+def test_a_rejection_in_few_words_names_made_up_inputs_too() -> None:
+    bad = replace(output(cosine=0.5), inputs="synthetic", accuracy=None, reference_accuracy=None)
+    assert judge("fp16", bad, measured(SAME), 500, 1000, GATES).reason == "cosine 0.5 on made-up inputs"
+    assert judge("fp16", output(cosine=0.5), measured(SAME), 500, 1000, GATES).reason == "cosine 0.5"
+
+
 def test_thresholds_are_settings() -> None:
     strict = replace(GATES, min_top1_agreement=1.0)
     nearly = output(top1_agreement=0.999)
