@@ -111,3 +111,29 @@ def trees(tmp_path: Path) -> Path:
     )
     outputs = [value("y", "batch", 1)]
     return save(tmp_path / "trees.onnx", [node], [value("x", "batch", 2)], outputs, domains=[("ai.onnx.ml", 3)])
+
+
+@pytest.fixture
+def residual_net(tmp_path: Path) -> Path:
+    """Two convolutions with batch normalisation around a shortcut, pooled, and a classifier: a small ResNet."""
+    random = np.random.default_rng(0)
+    weights = {"k0": random.standard_normal((16, 3, 3, 3)) / 5, "k1": random.standard_normal((16, 16, 3, 3)) / 12}
+    weights |= {"w": random.standard_normal((10, 16)) / 4, "b": random.standard_normal(10)}
+    for name in ("0", "1"):
+        weights |= {f"s{name}": random.uniform(0.5, 2, 16), f"t{name}": random.standard_normal(16)}
+        weights |= {f"m{name}": random.standard_normal(16), f"v{name}": random.uniform(0.5, 2, 16)}
+    nodes = [
+        helper.make_node("Conv", ["x", "k0"], ["c0"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c0", "s0", "t0", "m0", "v0"], ["n0"]),
+        helper.make_node("Relu", ["n0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "k1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c1", "s1", "t1", "m1", "v1"], ["n1"]),
+        helper.make_node("Add", ["n1", "r0"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r1"]),
+        helper.make_node("GlobalAveragePool", ["r1"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1),
+    ]
+    arrays = {name: array.astype(np.float32) for name, array in weights.items()}
+    outputs = [value("y", "n", 10)]
+    return save(tmp_path / "residual.onnx", nodes, [value("x", "n", 3, 12, 12)], outputs, arrays)
