@@ -11,6 +11,7 @@ import pytest
 from studio.core.errors import InvalidInput
 from studio.pipeline.guard import WORKER_NAME
 from tests.journeys.engines import SAMPLES, RunningEngine, until
+from tests.journeys.test_terminal import STUDIO, Terminal
 
 SMALL = """title = "Sparse, then 8 bits"
 [[steps]]
@@ -64,6 +65,8 @@ def test_the_lab_chooses_takes_orders_waits_and_does_nothing_twice(studio: Runni
     assert (studio.workspace / "store" / "models" / "digits" / "1-fp16@2.json").is_file()
     assert client.resolve("digits").target == f"digits:{move.after}"
 
+    seen_in_the_terminal(studio, tmp_path)
+
     # The same files under another name: nothing is worked through again.
     for file in (SAMPLES / "1").iterdir():
         shutil.copy(file, studio.inbox / file.name.replace("digits", "numbers"))
@@ -72,6 +75,28 @@ def test_the_lab_chooses_takes_orders_waits_and_does_nothing_twice(studio: Runni
     taken = {one.variant: one for one in client.version("numbers", 1).variants}
     assert {one.taken_from for one in taken.values()} == {f"digits:1-{name}" for name in ("fp32", "fp16", "int8")}
     assert taken["fp16"].measurement == after["fp16"].measurement
+
+
+def seen_in_the_terminal(studio: RunningEngine, folder: Path) -> None:
+    """The choice, its reasons and the dialog of recipes, in a real terminal of the smallest size."""
+    auto = studio.client.version("digits", 1).row.auto
+    terminal = Terminal(folder, [str(STUDIO), "-w", str(studio.workspace)], 80, 24)
+    try:
+        terminal.see("digits:1")
+        terminal.press("Enter")
+        terminal.see(f"★ {auto}")
+        terminal.press("L")
+        shown = terminal.see("Lab: digits:1")
+        assert "○ int4" in shown and "choose one first" in shown
+        terminal.press("Escape")
+        until(lambda: "choose one first" not in terminal.screen(), "the dialog to close")
+        terminal.press("H")
+        until(lambda: studio.client.lab().paused, "the lab to be held")
+        terminal.press("H")
+        until(lambda: not studio.client.lab().paused, "the lab to go on")
+        terminal.press("q")
+    finally:
+        terminal.close()
 
 
 def workers(studio: RunningEngine) -> list[str]:

@@ -171,7 +171,7 @@ def choice(row: VersionRow, work: Job | None, width: int = 80) -> Content:
         parts += [("◐ ", "$warning bold"), (share, "$warning"), (f"  {step.detail}\n", "$muted")]
     elif work is not None:
         parts.append(("◐ the lab begins\n", "$warning"))
-    return Content.assemble(*parts)
+    return Content.assemble(*parts).rstrip("\n")
 
 
 def _chosen(row: VersionRow, width: int = 80) -> list[Part]:
