@@ -41,6 +41,8 @@ MAX_AGE = 5.0
 """Seconds after which a copy that still waits is dropped."""
 REST = 3.0
 """How often the time that a copy took is kept free after it."""
+TELL_SECONDS = 0.2
+"""What was dropped is told so often: under load that is most copies, and each is to cost next to nothing."""
 LOOK_SECONDS = 0.005
 """How often a server that has other work is looked at, while copies wait or one runs."""
 
@@ -78,6 +80,7 @@ class Shadows:
         self._running: Any = None
         self._free_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._dropped: dict[tuple[str, str], int] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._queue: SimpleQueue[tuple[Copy, LoadedModel, Any]] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -85,6 +88,9 @@ class Shadows:
     def copy(self, target: Target, shadow: Target, ticket: Ticket) -> None:
         """Run a request that was answered once more, on `shadow`, when there is time."""
         if target.name == shadow.name or ticket.cached or not isinstance(ticket.result, list):
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            self._drop(target, shadow)
             return
         arrays = ticket.result
         size = sum(array.nbytes for array in (*ticket.inputs.values(), *arrays))
@@ -99,8 +105,8 @@ class Shadows:
             size=size,
             since=time.monotonic(),
         )
-        if len(self._waiting) >= MAX_WAITING or self._bytes + size > MAX_WAITING_BYTES:
-            self._drop(copy)
+        if self._bytes + size > MAX_WAITING_BYTES:
+            self._drop(target, shadow)
             return
         self._waiting.append(copy)
         self._bytes += size
@@ -112,7 +118,8 @@ class Shadows:
             return
         now = time.monotonic()
         while self._waiting and now - self._waiting[0].since > MAX_AGE:
-            self._drop(self._taken())
+            old = self._taken()
+            self._drop(old.target, old.shadow)
         if not self._waiting:
             return
         if now < self._free_at or self._executor.pending >= self._cores:
@@ -122,7 +129,7 @@ class Shadows:
         copy = self._taken()
         model = self._router.model(copy.shadow)
         if model is None:  # the next copy finds it loaded
-            self._drop(copy)
+            self._drop(copy.target, copy.shadow)
             self._load(copy)
             self._next()
             return
@@ -149,10 +156,17 @@ class Shadows:
         self._bytes -= copy.size
         return copy
 
-    def _drop(self, copy: Copy) -> None:
-        figures = _figures(copy)
-        figures.dropped = 1
-        self._tell(figures)
+    def _drop(self, target: Target, shadow: Target) -> None:
+        if not self._dropped:
+            self._loop.call_later(TELL_SECONDS, self._tell_dropped)
+        pair = target.name, shadow.name
+        self._dropped[pair] = self._dropped.get(pair, 0) + 1
+
+    def _tell_dropped(self) -> None:
+        for (target, shadow), count in self._dropped.items():
+            model = target.partition(":")[0]
+            self._tell(ShadowFigures(model=model, target=target, shadow=shadow, dropped=count))
+        self._dropped.clear()
 
     def _load(self, copy: Copy) -> None:
         async def load() -> None:
