@@ -12,6 +12,7 @@ import click
 from studio.client import Client, connect, default_workspace
 from studio.client.connect import absolute, option
 from studio.core.errors import StudioError
+from studio.core.names import AUTO
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -47,7 +48,7 @@ def complete_reference(context: click.Context, _: click.Parameter, incomplete: s
     names = {row.model for row in rows}
     for row in rows:
         names |= {f"{row.model}:{alias}" for alias in row.aliases}
-        names |= {f"{row.model}:{row.version}"}
+        names |= {f"{row.model}:{row.version}", f"{row.model}:{row.version}-{AUTO}"}
         names |= {f"{row.model}:{row.version}-{variant.variant}" for variant in row.variants}
     return [name for name in sorted(names) if name.startswith(incomplete)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studio.core.comparison import Comparison
-from studio.core.views import VersionDetail
+from studio.core.views import VariantRow, VersionDetail
 from studio.tui import text
 
 
@@ -17,6 +17,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         *("| " + " | ".join(row) + " |" for row in clean),
         "",
     ]
+
+
+def _stale(row: VariantRow) -> str:
+    return f" Stale: {row.stale}." if row.stale else ""
 
 
 def version_report(detail: VersionDetail) -> str:
@@ -47,7 +51,8 @@ def version_report(detail: VersionDetail) -> str:
             for one in row.variants
         ],
     )
-    lines += [f"- **{one.variant}**: {one.sentence}" for one in row.variants]
+    lines += [f"- **{one.variant}**: {one.sentence}{_stale(one)}" for one in row.variants]
+    lines += ["", f"Chosen: {row.choice}"] if row.choice else []
     lines += ["", "## Signature", ""]
     lines += [f"- in: `{spec.describe()}`" for spec in manifest.signature.inputs]
     lines += [f"- out: `{spec.describe()}`" for spec in manifest.signature.outputs]
