@@ -218,6 +218,7 @@ async def test_export_writes_a_report_with_every_verdict(studio: Studio, tmp_pat
         await pilot.press("e")
         report = (tmp_path / "reports" / "cancer-1.md").read_text()
         assert "1.83x faster" in report and "No MatMul large enough" in report and "AMD EPYC" in report
+        assert "Chosen: int8: 1.83x faster, 3.9x smaller" in report
 
 
 async def test_h_and_l_turn_the_tabs(studio: Studio) -> None:
