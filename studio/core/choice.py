@@ -39,7 +39,7 @@ def stale_words(measured: Machine, here: Machine | None) -> str:
     if measured.cpu != here.cpu:
         return f"measured on another processor ({measured.cpu})"
     if measured.cores != here.cores:
-        return f"measured with {measured.cores} cores; there are {here.cores} now"
+        return f"measured with {measured.cores} cores; this machine has {here.cores}"
     if measured.runtime != here.runtime:
         return f"measured with {measured.runtime}; this is {here.runtime}"
     return ""
@@ -159,7 +159,7 @@ def _sentence(
     if dated:
         verb = "was" if len(dated) == 1 else "were"
         words = stale[dated[0]]
-        parts.append(f"{', '.join(dated)} {verb} {words}, which decides nothing here")
+        parts.append(f"{', '.join(dated)} {verb} {words}: that decides nothing here")
     return "; ".join(parts) + "."
 
 

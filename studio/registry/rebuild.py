@@ -64,7 +64,7 @@ def difference(database: Database, store: Store, here: Here) -> str:
     if head[0][0] != store.journal.head:
         return "the journal has other entries"
     if database.rows("SELECT content FROM facts WHERE name = ?", [HERE]) != [(here.text,)]:
-        return "machine, runtime or preference are others than those that its choices were made for"
+        return "its choices among variants were made for another machine, runtime or preference"
     rows = database.rows(
         "SELECT model, version, '', 1 FROM versions UNION ALL SELECT model, version, variant, run FROM variants"
     )

@@ -96,11 +96,11 @@ def test_nothing_left_to_do_is_said_and_still_shows_the_table(lab: FakeEngine, r
 
 
 def test_stale_figures_are_marked_everywhere(lab: FakeEngine, run: Run) -> None:
-    lab.on("GET", "/api/versions/digits/1", detail(stale="measured with 2 cores; there are 8 now"))
+    lab.on("GET", "/api/versions/digits/1", detail(stale="measured with 2 cores; this machine has 8"))
     shown = run("show", "digits:1")
     assert "keep, stale" in shown.out and "auto         int8: 1.4x faster." in shown.out
     lab.on("POST", "/api/lab", [])
-    assert "measured with 2 cores; there are 8 now. Measure again: studio lab --stale" in run("lab", "digits:1").out
+    assert "measured with 2 cores; this machine has 8. Measure again: studio lab --stale" in run("lab", "digits:1").out
 
 
 def test_the_list_has_options_and_what_is_wrong_with_files(lab: FakeEngine, run: Run) -> None:

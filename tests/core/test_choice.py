@@ -95,7 +95,7 @@ def test_size_may_be_asked_for_instead() -> None:
     ("changes", "words"),
     [
         ({"cpu": "another"}, "measured on another processor (test)"),
-        ({"cores": 8}, "measured with 2 cores; there are 8 now"),
+        ({"cores": 8}, "measured with 2 cores; this machine has 8"),
         ({"runtime": "ort 2"}, "measured with ort; this is ort 2"),
     ],
 )
@@ -108,7 +108,7 @@ def test_figures_of_another_machine_decide_nothing(changes: dict[str, object], w
     elsewhere = choose([REFERENCE, fast], here)
     assert elsewhere.variant == "fp32"
     assert elsewhere.sentence == (
-        f"fp32: nothing that passes is faster here; int8 was {words}, which decides nothing here."
+        f"fp32: nothing that passes is faster here; int8 was {words}: that decides nothing here."
     )
     assert elsewhere.front == ("fp32",)
     again = replace(fast, machine=here)

@@ -188,8 +188,8 @@ def test_on_another_machine_figures_are_stale_and_auto_is_the_reference(digits: 
     digits.close()
     with Registry.open(workspace, machine=replace(MACHINE, cores=64)) as moved:
         (row, *_) = list_versions(moved).rows
-        assert row.auto == "fp32" and "which decides nothing here" in row.choice
-        assert {one.stale for one in row.variants} == {"measured with 2 cores; there are 64 now"}
+        assert row.auto == "fp32" and "that decides nothing here" in row.choice
+        assert {one.stale for one in row.variants} == {"measured with 2 cores; this machine has 64"}
         assert key_of(moved, Reference.parse("digits:3-auto")) == "3-fp32"
     with Registry.open(workspace, machine=MACHINE) as back:
         (row, *_) = list_versions(back).rows

@@ -77,7 +77,7 @@ async def test_what_was_judged_is_judged_again_only_when_chosen(studio: Studio) 
 
 def test_stale_recipes_are_chosen_at_first() -> None:
     row = version_row("digits", 1, {}, True)
-    stale = tuple(replace(one, stale="measured with 2 cores; there are 8 now") for one in row.variants)
+    stale = tuple(replace(one, stale="measured with 2 cores; this machine has 8") for one in row.variants)
     row = replace(row, variants=stale)
     state = StubClient().lab()
     dialog = LabDialog(row, state, ("L",))
