@@ -40,7 +40,7 @@ Array = npt.NDArray[Any]
 MAX_ROWS = 64
 """Rows of requests that are run together at most."""
 LARGE_BYTES = 1 << 20
-"""Loading a graph from this size frees memory that is worth giving back; doing so holds up other threads for a moment."""
+"""Loading a graph from this size frees memory that is worth giving back; that holds up other threads for a moment."""
 MEASURE_SECONDS = 0.2
 """Time that finding the best number of them may take while a model loads."""
 
