@@ -62,7 +62,7 @@ class LabOrders:
         self, reference: str, names: Sequence[str] = (), own: Sequence[tuple[str, str]] = (), again: bool = False
     ) -> list[Job]:
         """Make variants of a version by the recipes of these names and by plans of the user's `own` (name of the file,
-        its TOML); without any, by those of the settings. What there is is left alone unless it is stale, or `again`.
+        its TOML); without any, by those of the settings. What there is, is left alone unless it is stale, or `again`.
 
         No job where nothing is left to do. Raises NotFound, InvalidInput, and Conflict for a version that can only be
         served or a plan whose name another has.
@@ -75,6 +75,8 @@ class LabOrders:
             )
         plans = [*(self._named(name) for name in names), *(parse_plan(text, file) for file, text in own)]
         self._check(detail, plans)
+        if not plans and not detail.manifest.serve_only:
+            plans = self._usual(detail)
         return self._begin(detail, tuple(plans), again)
 
     async def order_stale(self) -> list[Job]:
@@ -89,6 +91,13 @@ class LabOrders:
             offset += len(page.rows)
             if not page.rows or offset >= page.total:
                 return jobs
+
+    def _usual(self, detail: VersionDetail) -> list[Plan]:
+        """What every arrival gets, and what there is beside that with figures of another machine."""
+        usual = self._lab.plans_of(detail.manifest)[1:]
+        names, here = {plan.name for plan in usual}, self._lab.machine
+        others = (one for one in detail.variants if not one.is_reference and one.variant not in names)
+        return [*usual, *(one.plan for one in others if stale_words(one.machine, here))]
 
     async def _stale_of(self, detail: VersionDetail) -> list[Job]:
         here = self._lab.machine
