@@ -158,8 +158,7 @@ def _sentence(
     dated = [name for name in stale if name != REFERENCE_VARIANT]
     if dated:
         verb = "was" if len(dated) == 1 else "were"
-        words = stale[dated[0]]
-        parts.append(f"{', '.join(dated)} {verb} {words}: that decides nothing here")
+        parts.append(f"{', '.join(dated)} {verb} {stale[dated[0]]}: that decides nothing here")
     return "; ".join(parts) + "."
 
 
