@@ -138,7 +138,7 @@ class LayerError:
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Where a damaged variant broke: the `worst` tensors, most damage done first, of `compared` over at least `rows`."""
+    """Where a damaged variant broke: the `worst` tensors of `compared`, most damage first, over at least `rows`."""
 
     rows: int
     compared: int

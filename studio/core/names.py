@@ -68,8 +68,8 @@ def model_name_from_stem(stem: str) -> str:
     if not name:
         raise InvalidInput(
             f"No model name can be made from {stem!r}.",
-            "A model's name is part of addresses: it has the letters a to z, digits, '.', '_' and '-', and none of them "
-            "is in this one.",
+            "A model's name is part of addresses: it has the letters a to z, digits, '.', '_' and '-', and none of "
+            "them is in this one.",
             "Add it under a name of your choice: studio add FILE --name NAME. Or rename the file, and drop it again.",
         )
     return check_model_name(name)

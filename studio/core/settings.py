@@ -73,7 +73,7 @@ class WorkerSettings:
     first_run_seconds: float = 120.0
     warm: int = 2
     warm_seconds: float = 300.0
-    recipes: tuple[str, ...] = ("fp16", "int8")
+    recipes: tuple[str, ...] = ("fp16", "int8", "int8-static")
     lab_seconds: float = 900.0
     auto: Literal["speed", "size"] = "speed"
     environments: Literal["auto", "never"] = "auto"

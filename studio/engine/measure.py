@@ -26,11 +26,13 @@ class Measure:
         targets = [self._keep.resolve(reference) for reference in comparison.plan.references]
         fidelity: list[Fidelity | None] = []
         gates: list[Gate] = []
+        judged: list[int] = []  # rows behind each arm's accuracy
         samples: dict[str, Path | None] = {}
         for target in targets:
             detail = await self._keep.version_detail(target.model, target.version)
             variant = next((one for one in detail.variants if one.variant == target.variant), None)
             fidelity.append(_fidelity(detail.manifest, variant))
+            judged.append(variant.fidelity.samples if variant and variant.fidelity else 0)
             if variant and target is not targets[0]:
                 gates += [replace(gate, name=f"{target.name} {gate.name}") for gate in variant.verdict.gates]
             file = detail.manifest.samples.file
@@ -53,7 +55,8 @@ class Measure:
         measured = await run_comparison(prepared, self._supervisor.url, targets, samples, on_update)
         if measured.state != "done" or len(set(samples.values())) > 1:
             return measured  # accuracies on different samples can not be compared
-        words = " ".join(_accuracy_words(measured, index, count) for index in range(1, len(targets)))
+        arms = range(1, len(targets))
+        words = " ".join(_accuracy_words(measured, arm, min(judged[0], judged[arm])) for arm in arms)
         return replace(measured, verdict=f"{measured.verdict} {words}".strip())
 
 

@@ -84,7 +84,7 @@ def storm(engine: RunningEngine, rounds: int, seed: int) -> None:
     rows = engine.client.versions(limit=1000).rows
     assert sorted(row.model for row in rows) == sorted(f"m{number}" for number in range(rounds))
     assert all(row.version == 1 for row in rows), "an arrival was registered twice"
-    assert all({variant.variant for variant in row.variants} == {"fp32", "fp16", "int8"} for row in rows)
+    assert all({variant.variant for variant in row.variants} == {"fp32", "fp16", "int8", "int8-static"} for row in rows)
     assert ask(engine, "m0") == 200
     until(lambda: not list((workspace / "run" / "work").iterdir()), "scratch to be cleared", 30)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -41,7 +42,7 @@ def test_a_dropped_pt2_becomes_an_endpoint_with_judged_variants(studio: RunningE
     np.testing.assert_allclose(served, source, rtol=1e-4, atol=1e-5)
 
     variants = {variant.variant: variant for variant in detail.variants}
-    assert set(variants) == {"fp32", "fp16", "int8"}
+    assert set(variants) == {"fp32", "fp16", "int8", "int8-static"}
     for name, variant in variants.items():
         assert variant.measurement is not None, variant.verdict.sentence
         assert variant.measurement.p50 > 0
@@ -73,7 +74,9 @@ def test_versions_are_compared_promoted_rolled_back_and_undone(studio: RunningEn
     plan = Plan(references=("digits:1-int8", "digits:2"), seconds=3, clients=2, slice_seconds=0.25)
     comparison = client.wait_comparison(client.compare(plan).id)
     assert comparison.state == "done", comparison.problem
-    assert "B is more accurate: A 95.7 % against B 99.7 % on 300 labelled samples." in comparison.verdict
+    # Of the 300 samples, 128 are set apart to calibrate with; accuracy is that of the others.
+    words = r"B is more accurate: A 9\d\.\d % against B 99\.\d % on 172 labelled samples\."
+    assert re.search(words, comparison.verdict)
     assert {arm.target for arm in comparison.arms} == {"digits:1-int8", "digits:2-fp32"}
     assert all(arm.requests > 50 and arm.errors == 0 and arm.p50 for arm in comparison.arms)
     assert any(row.ratio for row in comparison.rows)
