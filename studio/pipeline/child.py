@@ -49,6 +49,15 @@ class Child:
 
     async def connect(self, ends: _Ends) -> bool:
         """Wait until it runs; False when it never does."""
+        opening = asyncio.create_task(self._open(ends), name="pipes of a worker")
+        try:
+            await asyncio.shield(opening)
+        finally:
+            await asyncio.wait({opening})  # it waits for nobody, and half opened there is nothing to close
+        # Whoever stops waiting does not take the promise with him: the guard's word comes all the same.
+        return await asyncio.shield(self._started) > 0
+
+    async def _open(self, ends: _Ends) -> None:
         self.lines = await self._reader(ends.result)
         self._watch = asyncio.create_task(self._follow(await self._reader(ends.status)), name="worker")
         loop = asyncio.get_running_loop()
@@ -57,8 +66,6 @@ class Child:
         )
         self._transports.append(transport)
         self._stdin = asyncio.StreamWriter(transport, protocol, None, loop)
-        self.pid = await self._started
-        return self.pid > 0
 
     async def _reader(self, handle: int) -> asyncio.StreamReader:
         reader = asyncio.StreamReader(limit=_LONGEST_LINE)
@@ -74,7 +81,8 @@ class Child:
         while line := await status.readline():
             word, _, number = line.decode().partition(" ")
             if word == "pid":
-                self._started.set_result(int(number))
+                self.pid = int(number)
+                self._started.set_result(self.pid)
             else:
                 code = int(number)
         if not self._started.done():

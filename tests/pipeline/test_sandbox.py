@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from studio.core.errors import Refused, StepFailed
+from studio.core.errors import Refused, StepFailed, StudioError
 from studio.pipeline.seccomp import MACHINES, Instruction, program
-from tests.formats.graphs import linear, save
+from tests.formats.graphs import linear, outside, save, weights
 from tests.pipeline.conftest import Runner, content
 
 REFUSING = Path(__file__).with_name("refusing.py")
@@ -82,6 +82,38 @@ def run(plugin: Callable[[str, str], Path], runner: Runner, tmp_path: Path) -> R
 
 REFUSED = {"EACCES", "EPERM", "EROFS", "EXDEV", "ENOENT"}
 """EXDEV: what lies in another mount or outside of Landlock's domain can not be linked or moved across."""
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("there", None),
+        ("below", None),
+        ("missing", "The weights file 'w.bin' is missing"),
+        ("link", "leads through a symbolic link"),
+        ("itself", "is too short"),
+    ],
+)
+async def test_weights_beside_a_model_are_found_without_their_folder(
+    runner: Runner, tmp_path: Path, case: str, words: str | None
+) -> None:
+    """The files of a flat arrival are given one by one: the folder that they lie in can not be listed."""
+    place = {"itself": "model.onnx", "below": "sub/w.bin"}.get(case, "w.bin")
+    model = save(outside(place, offset=0 if case != "itself" else 2**20), tmp_path / "model.onnx")
+    data, files = tmp_path / place, [model]
+    data.parent.mkdir(exist_ok=True)
+    if case == "link":
+        (tmp_path / "elsewhere").write_bytes(weights().tobytes())
+        data.symlink_to("elsewhere")
+    elif case in ("there", "below"):
+        data.write_bytes(weights().tobytes())
+        files.append(data)
+    if words is None:
+        assert (await runner.intake(*files)).graph_path
+        return
+    with pytest.raises(StudioError) as caught:
+        await runner.intake(*files)
+    assert words in caught.value.what
 
 
 async def test_the_inputs_can_be_read_and_nothing_else(run: Run, runner: Runner, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from studio.core.errors import InvalidInput, Refused
 
 _TENSOR = "onnx.TensorProto"
 _EXTERNAL = 1  # onnx.TensorProto.EXTERNAL
+# To go through, not to list: a worker may read the files of an arrival without their folder (open(2), "O_PATH").
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _FIX = "Save the model again with its weights inside, or beside it: onnx.save(model, path, save_as_external_data=True)."
 
 
@@ -180,11 +182,10 @@ class Folder:
 def _open_below(root: Path, location: str) -> tuple[BinaryIO, int]:
     """Open each component relative to the one before it, following no link. Returns the file and its size."""
     parts = [part for part in PurePosixPath(location).parts if part != "."]
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(root, _FOLDER)
     try:
         for part in parts[:-1]:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            deeper = os.open(part, flags, dir_fd=folder)
+            deeper = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = deeper
         # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
