@@ -3,6 +3,7 @@
 Formats: ZIP (PKWARE APPNOTE 6.3.10, 4.3.14-16), the wire format of Protocol Buffers
 (protobuf.dev/programming-guides/encoding), TOML 1.0, tar (POSIX.1-2001, "ustar Interchange Format"), gzip (RFC 1952,
 2.3.1), bzip2 (its end-of-stream magic), xz (The .xz File Format 1.1, 2.1.2), safetensors (its README, "Format").
+Those that only frameworks write: studio.inbox.endings.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from studio.core.toml_lines import lines_of
+from studio.inbox.endings import model_ends
 
 ZIP_SUFFIXES = (".pt2", ".npz", ".keras")
 _MAX_TOML = 64 * 1024
@@ -46,7 +48,7 @@ def is_complete(path: Path) -> bool:
             return _zip(file, size)
         if suffix == ".safetensors":
             return _safetensors(file, size)
-        return _archive(file, size, head, path.name.lower())
+        return model_ends(file, size, head, suffix) and _archive(file, size, head, path.name.lower())
 
 
 def _toml(file: BinaryIO, size: int) -> bool:

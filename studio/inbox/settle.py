@@ -12,6 +12,9 @@ State = Literal["moving", "reading", "partial", "settled"]
 """moving: changed lately. reading: handed out by `due`. partial: still, but cut short. settled: done for now."""
 
 
+_SLOW = 4  # the longest wait for a growing file, in times of the usual one
+
+
 @dataclass(frozen=True)
 class Change:
     """What one look showed of one group."""
@@ -52,9 +55,15 @@ class Settler:
                 changes.append(Change("changed", group, known.state == "settled"))
             else:
                 continue
-            self._tracks[key] = _Track(group, "moving", now, now + self._settle)
+            self._tracks[key] = _Track(group, "moving", now, now + self._wait(known, group, now))
             self._active.add(key)
         return sorted(changes, key=lambda change: (change.kind != "gone", _when(change.group)))
+
+    def _wait(self, known: _Track | None, group: Group, now: float) -> float:
+        """How long it must lie still: what grows in long steps, as over a slow network, for two of them."""
+        if known is None or not self._settle < now - known.since <= _SLOW * self._settle:
+            return self._settle
+        return min(2 * (now - known.since), _SLOW * self._settle) if _grown(known.group, group) else self._settle
 
     def accept(self, key: str) -> None:
         """Take a group as settled without reading it: it was worked through before."""
@@ -100,6 +109,15 @@ class Settler:
     def _current(self, group: Group) -> _Track | None:
         track = self._tracks.get(group.key)
         return track if track is not None and track.group.files == group.files else None
+
+
+def _grown(before: Group, after: Group) -> bool:
+    """Whether the same files lie there, none shorter and one longer."""
+    old, new = ({stamp.name: (stamp.inode, stamp.size) for stamp in group.files} for group in (before, after))
+    if old.keys() != new.keys() or any(old[name][0] != inode for name, (inode, _) in new.items()):
+        return False
+    longer = [size - old[name][1] for name, (_, size) in new.items()]
+    return min(longer) >= 0 and max(longer) > 0
 
 
 def _when(group: Group) -> tuple[int, str]:
