@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -30,7 +28,7 @@ from studio.serving.http import (
     respond,
 )
 from studio.serving.peers import figures_of
-from studio.serving.problems import MethodNotAllowed, UnknownPath
+from studio.serving.problems import MethodNotAllowed, UnknownPath, unforeseen
 from studio.serving.protocols import oip, ollama, openai, predict, tfs, torchserve, v1
 from studio.serving.service import Service
 
@@ -53,7 +51,6 @@ DIRECT = {b"/infer": oip.direct, b":predict": tfs.direct}
 """How a path ends -> who may answer it the short way (`studio.serving.direct`)."""
 
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104
-_log = logging.getLogger("studio.serving")
 
 
 def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
@@ -80,7 +77,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
         except Disconnected:
             return
         except Exception:
-            response = _unforeseen()
+            response = error_response(unforeseen())
         await respond(send, response, echo)
 
     return app
@@ -100,16 +97,6 @@ async def _answer(service: Service, request: Request) -> Response:
         raise MethodNotAllowed("GET")
     paths = [f"/{prefix}" for prefix in PROTOCOLS]
     return json_response({"name": "studio", "version": studio.__version__, "status": "alive", "paths": paths})
-
-
-def _unforeseen() -> Response:
-    """The log gets the traceback, the client an id to find it by."""
-    request_id = secrets.token_hex(6)
-    _log.exception("request %s failed", request_id)
-    error = StudioError(
-        f"Internal error (request {request_id}).", "", f"The server's log tells more: look for {request_id}."
-    )
-    return error_response(error)
 
 
 def split_path(raw_path: bytes) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from studio.serving.http import (
     accepted_encoding,
     header_map,
 )
+from studio.serving.problems import unforeseen
 from studio.serving.sessions import LoadedModel
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ class Direct:
         kind, target, model, shadow = call.found
         exchange = kind(self._service, target, call.peer, call.started_ns, respond, None, shadow)
         exchange.headers = call.headers
-        exchange.begin(model, body, call.headers)
+        try:
+            exchange.begin(model, body, call.headers)
+        except Exception:  # nobody above would answer
+            exchange.fail(unforeseen())
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
+
 from studio.core.errors import InvalidInput, NotFound, Refused, StudioError, Unavailable
+
+_log = logging.getLogger("studio.serving")
+
+
+def unforeseen() -> StudioError:
+    """The error for an exception that is no StudioError, to be called where it is handled: the log gets the traceback,
+    the client an id to find it by."""
+    request_id = secrets.token_hex(6)
+    _log.exception("request %s failed", request_id)
+    return StudioError(
+        f"Internal error (request {request_id}).", "", f"The server's log tells more: look for {request_id}."
+    )
 
 
 class TooLarge(InvalidInput):

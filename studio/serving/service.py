@@ -16,6 +16,7 @@ from studio.serving.cache import Cache, key_of
 from studio.serving.executor import Executor
 from studio.serving.http import REFERENCE, Body, Connection, Disconnected, Response, error_response
 from studio.serving.peers import Peers
+from studio.serving.problems import unforeseen
 from studio.serving.recorder import Recorder
 from studio.serving.router import Router
 from studio.serving.sessions import Array, LoadedModel
@@ -142,6 +143,9 @@ class Exchange:
             response = self.format(arrays)
         except StudioError as error:
             self.fail(error)
+            return
+        except Exception:  # others may be in the same batch, and wait for theirs
+            self.fail(unforeseen())
             return
         service = self.service
         service.statistics.success(

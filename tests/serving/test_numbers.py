@@ -149,6 +149,7 @@ def test_ragged_lists_are_refused_in_the_same_words(what: str, data: Any) -> Non
         v2([1] * COUNT, "FP32", [COUNT]).replace(b'"data"', b'"data": [1, 2], "data"', 1),
         v2([1] * COUNT, "FP32", [COUNT]).replace(b"}]}", b'}], "inputs": [], "outputs": [{"name": "x0"}]}'),
         v2([1] * COUNT, "FP32", [COUNT], parameters={"a": [0] * 100}),
+        v2([1] * COUNT, "FP32", [COUNT], **{"a\0b": [1]}),  # the fast parser lists this key, and does not find it
         v2([1] * COUNT, "FP32", [COUNT, 1]),
         b"[" + b"1," * COUNT + b"1]",
         b'{"inputs": ' + b"[" * 5000 + b"]" * 5000 + b"}",

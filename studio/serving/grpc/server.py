@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -16,6 +14,7 @@ from studio.serving.grpc import oip, tfs, tfs_examples
 from studio.serving.grpc.calls import Caller
 from studio.serving.grpc.oip_messages import health, inference
 from studio.serving.grpc.tfs_messages import messages
+from studio.serving.problems import unforeseen
 from studio.serving.service import Service
 
 _CODES = {
@@ -39,7 +38,6 @@ _MODEL: dict[str, tuple[str, oip.Unary]] = {"GetModelStatus": ("GetModelStatusRe
 _WATCHED = ("", oip.SERVICE, tfs.PREDICTION, tfs.MODEL)
 """Services whose health can be asked for."""
 _UNREADY_SECONDS = 0.1
-_log = logging.getLogger("studio.serving")
 
 
 class GrpcServer:
@@ -114,7 +112,7 @@ class GrpcServer:
             except grpc.aio.AbortError:
                 raise
             except Exception:
-                await _abort(context, _unforeseen())
+                await _abort(context, unforeseen())
 
         return handle
 
@@ -125,7 +123,7 @@ class GrpcServer:
         except grpc.aio.AbortError:
             raise
         except Exception:
-            await _abort(context, _unforeseen())
+            await _abort(context, unforeseen())
 
     def _health(self) -> dict[str, Any]:
         messages = health()
@@ -166,11 +164,3 @@ def _serialised(message: Any) -> bytes:
 
 async def _abort(context: Any, error: StudioError) -> None:
     await context.abort(_CODES.get(error.http_status, grpc.StatusCode.INTERNAL), str(error))
-
-
-def _unforeseen() -> StudioError:
-    request_id = secrets.token_hex(6)
-    _log.exception("request %s failed", request_id)
-    return StudioError(
-        f"Internal error (request {request_id}).", "", f"The server's log tells more: look for {request_id}."
-    )

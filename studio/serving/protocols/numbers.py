@@ -97,7 +97,7 @@ def load(body: Body | memoryview, ordinary: Callable[[Body | memoryview], Any], 
         # In a string, a bracket counts as well: then it is not this way, and not wrong.
         if not lists.long or lists.count != _brackets(body):
             raise _Other
-    except (_Other, TypeError, ValueError, RuntimeError):
+    except (_Other, TypeError, ValueError, RuntimeError, LookupError):  # it does not find keys with a NUL in them
         return ordinary(body)
     return document
 
