@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from studio.pipeline.messages import Elsewhere, IntakeResult, IntakeTask, Progre
 from studio.verify.batching import rows_equal
 from studio.verify.fidelity import check_alike, compare
 from studio.verify.graph_info import describe
-from studio.verify.inputs import row_count
+from studio.verify.inputs import row_count, valueless_notes, with_classes
 from studio.verify.machine import this_machine, tool_versions
+from studio.verify.npz import check_npz
 from studio.verify.ort_info import describe_ort
 from studio.verify.session import Array, Feed, signature_of
 from studio.verify.steadiness import non_finite_notes, unsteady, unsteady_note
@@ -76,6 +77,8 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     settings = read_settings(files.settings, wanted_recipes() if files.settings else None)
     gates = gates_with(task.gates, settings.gates)
     facts.check_signature(settings, recognition.detail)
+    if files.samples is not None:
+        check_npz(files.samples)  # formats look into it before it is loaded
 
     def converting(progress: float | None, detail: str) -> None:
         report("converted", progress, detail)
@@ -101,6 +104,8 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     )
     labels_found, label_notes = facts.class_labels(settings, (found.class_labels, converted.class_labels), signature)
     labels, word_notes = facts.numbered(labels, labels_found, signature)
+    labels, class_notes = with_classes(labels, converted.cases[0].outputs)
+    kind = "samples" if kit.kind == "labelled" and labels is None else kit.kind
     preprocessing = facts.preprocessing(settings, signature)
     assets = facts.assets(settings, found.around, files.stem, out / "assets")
     samples = save_samples(out / "samples.npz", inputs, labels)
@@ -116,8 +121,8 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
         graph=graph,
         graph_path=str(converted.graph),
         weights_paths=tuple(str(path) for path in converted.weights),
-        parity=parity,
-        samples_kind=kit.kind,
+        parity=replace(parity, inputs=kind),
+        samples_kind=kind,
         samples_count=kit.count(declared, inputs),
         samples_path=str(samples),
         example_path=str(example) if example else "",
@@ -135,6 +140,8 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
             *label_notes,
             *validation_notes,
             *word_notes,
+            *class_notes,
+            *valueless_notes(kit.loaded),
             *unsteady_note(moving),
             *non_finite_notes([case.outputs for case in converted.cases], kit.kind),
             *(() if moving else _batch_notes(signature)),

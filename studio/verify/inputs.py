@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -16,7 +14,9 @@ from studio.core.errors import InvalidInput, Refused
 from studio.core.manifest import InputsKind
 from studio.core.rows import RowLayout, row_layout
 from studio.core.tensors import DATATYPES, Signature, TensorSpec
+from studio.verify.npz import read_npz
 from studio.verify.session import Array, Feed
+from studio.verify.tasks import role_of
 
 LABELS = "labels"
 Bounds = tuple[float, float] | tuple[Array, Array] | tuple[str, ...] | Array
@@ -147,7 +147,7 @@ def load_samples(npz_path: str | Path, signature: Signature) -> LoadedSamples:
     A single array of any name stands for the only input. `labels`, one a row, makes them labelled. Pickled arrays are
     never loaded. Raises InvalidInput saying which array does not fit, and how.
     """
-    arrays = _read(Path(npz_path))
+    arrays = read_npz(Path(npz_path))
     names = [spec.name for spec in signature.inputs]
     labels = arrays.pop(LABELS, None) if LABELS not in names else None
     if len(names) == 1 and len(arrays) == 1:
@@ -164,26 +164,11 @@ def load_samples(npz_path: str | Path, signature: Signature) -> LoadedSamples:
     inputs = {spec.name: _fit(spec, arrays[spec.name], layout, sizes) for spec in signature.inputs}
     if layout is not None:
         _check_rows(layout, inputs)
+    _check_numbers(inputs)
     if labels is None:
         return LoadedSamples(inputs, None, "samples")
     rows = row_count(layout, inputs) if layout is not None else None
     return LoadedSamples(inputs, _check_labels(labels, rows), "labelled")
-
-
-def _read(path: Path) -> Feed:
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"array": found}
-        with found as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        pickled = "pickle" in str(error).lower()
-        raise InvalidInput(
-            f"The sample inputs '{path.name}' can not be read.",
-            "They hold Python objects, or are no .npz file." if pickled else f"{error}.",
-            "Save them with np.savez from arrays of numbers, booleans or strings.",
-        ) from error
 
 
 def _fit(spec: TensorSpec, array: Array, layout: RowLayout | None, sizes: dict[str, int]) -> Array:
@@ -250,6 +235,54 @@ def _check_rows(layout: RowLayout, inputs: Feed) -> None:
             f"Rows: {found}; the smallest run of this model takes {layout.unit}.",
             "Save one row per sample in every array.",
         )
+
+
+def _check_numbers(inputs: Feed) -> None:
+    if all(array.size and not _finite(array) for array in inputs.values()):
+        names = ", ".join(f"'{name}'" for name in inputs)
+        raise InvalidInput(
+            f"The sample inputs hold no number: every value of {names} is NaN or infinite.",
+            "Whatever a model answers to them says nothing about it.",
+            "Save rows that the model was made for; empty ones come from a column that was not read as numbers.",
+        )
+
+
+def _finite(array: Array) -> bool:
+    """Whether anything in it is a value; texts, integers and booleans always are."""
+    return array.dtype.kind not in "fV" or bool(np.isfinite(array.astype(np.float64)).any())
+
+
+def valueless_notes(samples: LoadedSamples | None) -> tuple[str, ...]:
+    """A note on the inputs of which the samples have not one finite value; none without any."""
+    inputs = samples.inputs if samples else {}
+    names = [f"'{name}'" for name, array in inputs.items() if array.size and not _finite(array)]
+    if not names:
+        return ()
+    return (f"The sample inputs have no value for {', '.join(names)}: all are NaN or infinite.",)
+
+
+def with_classes(labels: Array | None, outputs: Feed) -> tuple[Array | None, tuple[str, ...]]:
+    """The labels [rows], and notes, for a model whose `outputs` are one run's.
+
+    Labels of which none is a class of the scores are left out: an accuracy of 0 would be of the labels, not the model.
+    """
+    if labels is None or labels.dtype.kind not in "iuf" or not np.array_equal(labels, np.round(labels)):
+        return labels, ()
+    arrays = {name: np.asarray(array) for name, array in outputs.items()}
+    if any(role_of(name, array) != "scores" for name, array in arrays.items()):
+        return labels, ()
+    width = min(array.shape[1] for array in arrays.values())
+    outside = labels[(labels < 0) | (labels >= width)]
+    if not len(outside):
+        return labels, ()
+    found = np.unique(outside)
+    shown = ", ".join(f"{value:g}" for value in found[:5]) + (" …" if len(found) > 5 else "")
+    fix = "Give 'labels' the position of each row's class among the scores, from 0."
+    classes = f"the model has {width} scores, the classes 0 to {width - 1}"
+    if len(outside) == len(labels):
+        return None, (f"No accuracy is known: the labels of the samples are {shown}, but {classes}. {fix}",)
+    some = f"{len(outside)} of {len(labels)} labels of the samples are none of its classes"
+    return labels, (f"{some} ({shown}), and so count as wrong answers: {classes}. {fix}",)
 
 
 def _check_labels(labels: Array, rows: int | None) -> Array:

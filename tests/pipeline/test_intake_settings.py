@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,30 @@ async def test_labels_that_are_words_are_numbered_or_it_is_said_why_not(
     assert len(told) == bool(said) and all(said in note for note in told)
     with np.load(result.samples_path) as kept:
         assert kept["labels"].tolist() == ([1, 0, 2, 1] if not said else words.tolist())
+
+
+async def test_labels_of_which_none_is_a_class_give_no_accuracy(runner: Runner, tmp_path: Path) -> None:
+    path = save(linear(), tmp_path / "linear.onnx")
+    np.savez(tmp_path / "linear.npz", x=np.ones((4, 4), np.float32), labels=np.full(4, 9))
+    result = await runner.intake(path, tmp_path / "linear.npz")
+    assert (result.samples_kind, result.parity.inputs) == ("samples", "samples")
+    assert any("No accuracy is known" in note and "classes 0 to 2" in note for note in result.notes)
+    with np.load(result.samples_path) as kept:
+        assert "labels" not in kept.files
+    np.savez(tmp_path / "linear.npz", x=np.ones((4, 4), np.float32), labels=np.array([9, 0, 1, 2]))
+    result = await runner.intake(path, tmp_path / "linear.npz")
+    assert (result.samples_kind, result.parity.inputs) == ("labelled", "labelled")
+    assert any("1 of 4 labels of the samples are none of its classes (9)" in note for note in result.notes)
+
+
+async def test_samples_are_checked_before_any_format_looks_into_them(runner: Runner, tmp_path: Path) -> None:
+    path = save(linear(), tmp_path / "linear.onnx")
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_2_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 4)})
+    with zipfile.ZipFile(tmp_path / "linear.npz", "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue())
+    with pytest.raises(InvalidInput, match="damaged, or cut short"):
+        await runner.intake(path, tmp_path / "linear.npz")
 
 
 @pytest.mark.parametrize(
