@@ -305,6 +305,7 @@ def _model(name: str, document: Any) -> CatBoostModel:
         base=base.astype(np.float32),
         head=head,
         inclusive=True,
+        rounds=True,
         labels=_label_values(labels) if head in ("binary", "classes", "each class") else None,
         cut=float(information.get("binclass_probability_threshold", 0.5)),
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from studio.core.errors import InvalidInput, NeedsExtra, Refused, StepFailed, StudioError
 from studio.formats.base import Array, Case, Feed, Kit
+from studio.formats.boosters._rounding import as_kind
 
 if TYPE_CHECKING:
     from studio.formats.boosters._trees import Ensemble, Head
@@ -80,10 +81,13 @@ def answers_as(head: Head, values: Array) -> Feed:
     return {PREDICTION: values}
 
 
-def cases_of(ensemble: Ensemble, graph: Path, predict: Predict, kit: Kit) -> tuple[Case, ...]:
+def cases_of(
+    ensemble: Ensemble, graph: Path, predict: Predict, kit: Kit, rows64: Array | None = None
+) -> tuple[Case, ...]:
     """Runs of the source: the user's samples or drawn rows, and rows on and beside the thresholds of the trees.
 
-    Raises the library's StudioError when it accepts none of them.
+    `rows64`: rows in 64-bit floats, as a user has them: the source answers for these, the graph for what its own input
+    holds of them, so that a loss on the way shows. Raises the library's StudioError when it accepts none of them.
     """
     low, high = bounds(ensemble)
     failure: StudioError | None = None
@@ -93,14 +97,23 @@ def cases_of(ensemble: Ensemble, graph: Path, predict: Predict, kit: Kit) -> tup
         except StudioError as error:
             failure = error
             continue
-        rows = near_thresholds(ensemble, _ROWS)
-        answers = predict(rows)
-        clear = ~tied(ensemble, answers)
-        if clear.any():
-            answers = {name: array[clear] for name, array in answers.items()}
-            drawn = (*drawn, Case(inputs={INPUT: rows[clear]}, outputs=answers))
-        return drawn
+        kind = np.float64 if ensemble.doubles else np.float32
+        if rows64 is not None and len(rows64):
+            with np.errstate(over="ignore"):
+                feed = {INPUT: rows64.astype(kind)}
+            drawn = (*drawn, *_clear(ensemble, feed, predict(rows64)))
+        rows = near_thresholds(ensemble, _ROWS).astype(kind)
+        return (*drawn, *_clear(ensemble, {INPUT: rows}, predict(rows)))
     raise failure or Refused("There are no inputs to run the model on.")
+
+
+def _clear(ensemble: Ensemble, feed: Feed, answers: Feed) -> tuple[Case, ...]:
+    """The rows that are not decided by less than rounding, as a run; none where all are."""
+    clear = ~tied(ensemble, answers)
+    if not clear.any():
+        return ()
+    outputs = {name: array[clear] for name, array in answers.items()}
+    return (Case(inputs={INPUT: feed[INPUT][clear]}, outputs=outputs),)
 
 
 def bounds(ensemble: Ensemble) -> tuple[Array, Array]:
@@ -125,7 +138,7 @@ def thresholds(ensemble: Ensemble) -> dict[int, Array]:
             found.setdefault(feature, []).append(tree.threshold[plain[tree.feature[plain] == feature]])
         for node, members in tree.members.items():
             found.setdefault(int(tree.feature[node]), []).append(members)
-    values = {feature: np.unique(np.concatenate(parts)).astype(np.float32) for feature, parts in found.items()}
+    values = {feature: np.unique(as_kind(np.concatenate(parts), ensemble.kind)) for feature, parts in found.items()}
     return {feature: array for feature, array in values.items() if len(array)}
 
 
@@ -137,7 +150,8 @@ def near_thresholds(ensemble: Ensemble, rows: int) -> Array:
     """
     generator = np.random.default_rng(_SEED)
     low, high = bounds(ensemble)
-    drawn = generator.uniform(low, high, (rows, ensemble.features)).astype(np.float32)
+    kind = ensemble.kind
+    drawn = generator.uniform(low, high, (rows, ensemble.features)).astype(kind)
     for feature, values in thresholds(ensemble).items():
         chosen = generator.choice(values, rows)
         side = generator.integers(0, 4, rows)
@@ -145,7 +159,7 @@ def near_thresholds(ensemble: Ensemble, rows: int) -> Array:
             chosen = np.where(side == 0, values.max() + 1, chosen)
         else:
             with np.errstate(over="ignore"):
-                up, down = np.nextafter(chosen, np.float32(np.inf)), np.nextafter(chosen, np.float32(-np.inf))
+                up, down = np.nextafter(chosen, kind(np.inf)), np.nextafter(chosen, kind(-np.inf))
             chosen = np.where(side == 1, up, np.where(side == 2, down, chosen))
         use = generator.random(rows) < 0.7
         drawn[use, feature] = np.clip(chosen[use], -_LARGEST, _LARGEST)

@@ -20,7 +20,7 @@ from studio.formats.boosters._trees import Ensemble, Head, Tree, reachable
 
 _LARGEST = 2**31
 _CATEGORICAL, _DEFAULT_LEFT, _MISSING_SHIFT = 1, 2, 2
-_ZERO = np.float32(1e-35)  # kZeroThreshold in include/LightGBM/meta.h
+_ZERO = np.float64(np.float32(1e-35))  # kZeroThreshold in include/LightGBM/meta.h
 _NO_MISSING, _ZERO_MISSING, _NAN_MISSING = range(3)
 
 _KNOWN = (
@@ -237,7 +237,7 @@ def _tree(lines: dict[str, str], features: int, output: int, kinds: dict[int, se
     _statistics(lines, leaves)
     if not inner:
         nothing = np.zeros(1, np.int64)
-        return Tree(nothing, nothing, nothing - 1, nothing - 1, nothing, values.astype(np.float32)[:, None], (output,))
+        return Tree(nothing, np.zeros(1), nothing - 1, nothing - 1, nothing, values[:, None], (output,))
     feature = _numbers(lines, "split_feature", inner, np.int64)
     threshold = _numbers(lines, "threshold", inner, np.float64)
     decision = _numbers(lines, "decision_type", inner, np.int64)
@@ -257,11 +257,11 @@ def _tree(lines: dict[str, str], features: int, output: int, kinds: dict[int, se
     end = np.full(leaves, -1)
     tree = Tree(
         feature=np.append(feature, np.zeros(leaves, np.int64)),
-        threshold=np.append(as_compared(threshold), np.zeros(leaves, np.float32)),
+        threshold=np.append(as_compared(threshold), np.zeros(leaves)),
         left=np.append(left, end),
         right=np.append(right, end),
         missing_left=np.append(missing_left, np.zeros(leaves, bool)),
-        weights=np.append(np.zeros(inner), values).astype(np.float32)[:, None],
+        weights=np.append(np.zeros(inner), values)[:, None],
         outputs=(output,),
         members=_members(lines, by_category, threshold),
     )
@@ -296,16 +296,10 @@ def _child(values: Array, inner: int, leaves: int) -> Array:
 
 
 def as_compared(values: Array) -> Array:
-    """32-bit thresholds such that x ≤ threshold gives, for every 32-bit x, what LightGBM decides with its 64-bit ones.
-
-    That is the largest float at or below each value, except around 0: LightGBM takes numbers of at most 1e-35 for 0.
-    """
-    with np.errstate(over="ignore"):
-        near = values.astype(np.float32)
-    down = np.where(near.astype(np.float64) > values, np.nextafter(near, np.float32(-np.inf)), near)
-    below_zero, at_zero = (down >= -_ZERO) & (down < 0), (down >= 0) & (down <= _ZERO)
-    down = np.where(below_zero, np.nextafter(-_ZERO, np.float32(-np.inf)), down)
-    return np.asarray(np.where(at_zero, _ZERO, down), np.float32)
+    """Thresholds such that a plain x ≤ threshold gives what LightGBM decides, which takes numbers up to 1e-35 for 0."""
+    below_zero, at_zero = (values >= -_ZERO) & (values < 0), (values >= 0) & (values <= _ZERO)
+    found = np.where(below_zero, np.nextafter(-_ZERO, -np.inf), values)
+    return np.asarray(np.where(at_zero, _ZERO, found), np.float64)
 
 
 def _members(lines: dict[str, str], by_category: Array, threshold: Array) -> dict[int, Array]:
@@ -328,7 +322,7 @@ def _members(lines: dict[str, str], by_category: Array, threshold: Array) -> dic
         if not 0 <= chosen < sets or chosen != int(chosen):
             raise ValueError("a split by category names a set that does not exist")
         own = words[edges[int(chosen)] : edges[int(chosen) + 1]].astype("<u4")
-        found[node] = np.flatnonzero(np.unpackbits(own.view(np.uint8), bitorder="little")).astype(np.float32)
+        found[node] = np.flatnonzero(np.unpackbits(own.view(np.uint8), bitorder="little")).astype(np.float64)
     return found
 
 

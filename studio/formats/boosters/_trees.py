@@ -1,12 +1,13 @@
 """Ensembles of decision trees as ONNX graphs: what XGBoost and LightGBM models are made of. Imports onnx.
 
 The graph is one TreeEnsembleRegressor, which gives raw scores, and plain operators that make of them what the library
-answers. Comparisons come out the same to the last bit, because thresholds and inputs are both 32-bit floats.
+answers. Comparisons come out the same to the last bit: inputs are 32-bit floats, and thresholds the largest such that
+are not above the source's own; or both are 64-bit floats, where 32 bits can not hold the values (`Ensemble.doubles`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from studio.formats.base import Array
 from studio.formats.boosters._common import INPUT, LABEL, PREDICTION, PROBABILITIES
+from studio.formats.boosters._rounding import as_kind
 
 _OPSET, _ML_OPSET, _IR = 17, 3, 8
 _NEVER = float(np.finfo(np.float32).max)
@@ -62,7 +64,8 @@ class Ensemble:
 
     `whole`: features that are categories; their values are cut to whole numbers, `towards_zero` or downwards.
     `zero_missing`: features whose zeros, to within 1e-35, count as missing. `labels`: what `label` says in place of 0,
-    1, 2 …, one a class; `cut`: the probability above which a binary label is the second one.
+    1, 2 …, one a class; `cut`: the probability above which a binary label is the second one. `doubles`: the graph takes
+    64-bit floats; `rounds`: the source itself rounds values to 32-bit ones before it compares them.
     """
 
     features: int
@@ -78,6 +81,13 @@ class Ensemble:
     zero_missing: tuple[int, ...] = ()
     labels: Array | None = None
     cut: float = 0.5
+    doubles: bool = False
+    rounds: bool = False
+
+    @property
+    def kind(self) -> Any:
+        """The numpy type that values are compared as."""
+        return np.float64 if self.doubles and not self.rounds else np.float32
 
 
 def reachable(left: Array, right: Array) -> Array:
@@ -100,14 +110,15 @@ def reachable(left: Array, right: Array) -> Array:
 
 
 def to_onnx(ensemble: Ensemble) -> onnx.ModelProto:
-    """The graph: `input` FP32 [batch, features], outputs as `Head` says, each [batch] or [batch, n]."""
+    """The graph: `input` FP32 or FP64 [batch, features], outputs as `Head` says, each [batch] or [batch, n]."""
     body = _Body()
+    given = TensorProto.DOUBLE if ensemble.doubles else TensorProto.FLOAT
     scores = _scores(ensemble, body)
     outputs = _head(ensemble, scores, body)
     graph = helper.make_graph(
         body.nodes,
         "trees",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", ensemble.features])],
+        [helper.make_tensor_value_info(INPUT, given, ["batch", ensemble.features])],
         outputs,
         body.constants,
     )
@@ -133,15 +144,19 @@ class _Body:
 
 def _scores(ensemble: Ensemble, body: _Body) -> str:
     values = INPUT
+    if ensemble.doubles and ensemble.rounds:
+        values = body.add("Cast", values, to=TensorProto.FLOAT)
     if ensemble.whole:
         cut = body.add("Floor", values)
         if ensemble.towards_zero:
-            cut = body.add("Where", body.add("Less", values, body.constant(0.0)), body.add("Ceil", values), cut)
+            cut = body.add(
+                "Where", body.add("Less", values, body.constant(0.0, ensemble.kind)), body.add("Ceil", values), cut
+            )
         values = body.add("Where", body.constant(_mask(ensemble.features, ensemble.whole), bool), cut, values)
     if ensemble.zero_missing:
-        tiny = body.add("LessOrEqual", body.add("Abs", values), body.constant(1e-35))
+        tiny = body.add("LessOrEqual", body.add("Abs", values), body.constant(np.float32(1e-35), ensemble.kind))
         missing = body.add("And", tiny, body.constant(_mask(ensemble.features, ensemble.zero_missing), bool))
-        values = body.add("Where", missing, body.constant(np.nan), values)
+        values = body.add("Where", missing, body.constant(np.nan, ensemble.kind), values)
     scores = f"scores_{len(body.nodes)}"
     body.nodes.append(_ensemble_node(ensemble, values, scores))
     if ensemble.factor != 1.0:
@@ -156,9 +171,10 @@ def _mask(features: int, chosen: tuple[int, ...]) -> Array:
 
 
 def _ensemble_node(ensemble: Ensemble, values: str, scores: str) -> onnx.NodeProto:
-    """Source: ONNX operators, ai.onnx.ml.TreeEnsembleRegressor version 3."""
+    """Source: ONNX operators, ai.onnx.ml.TreeEnsembleRegressor version 3; 64-bit numbers are tensors."""
+    kind = ensemble.kind
     node = helper.make_node("TreeEnsembleRegressor", [values], [scores], domain="ai.onnx.ml")
-    flat = [_flat(tree, ensemble.inclusive) for tree in ensemble.trees]
+    flat = [_flat(_compared(tree, kind), ensemble.inclusive) for tree in ensemble.trees]
     places = [np.arange(len(part.left)) for part in flat]
     _numbers(node, "nodes_treeids", [np.full(len(part.left), tree) for tree, part in enumerate(flat)])
     _numbers(node, "nodes_nodeids", places)
@@ -166,7 +182,7 @@ def _ensemble_node(ensemble: Ensemble, values: str, scores: str) -> onnx.NodePro
     _numbers(node, "nodes_truenodeids", [part.left for part in flat])
     _numbers(node, "nodes_falsenodeids", [part.right for part in flat])
     _numbers(node, "nodes_missing_value_tracks_true", [part.missing_left for part in flat])
-    _floats(node, "nodes_values", [part.threshold for part in flat])
+    _floats(node, "nodes_values", [part.threshold for part in flat], kind)
     modes = node.attribute.add()
     modes.name, modes.type = "nodes_modes", onnx.AttributeProto.STRINGS
     for part in flat:
@@ -179,9 +195,9 @@ def _ensemble_node(ensemble: Ensemble, values: str, scores: str) -> onnx.NodePro
     _numbers(node, "target_nodeids", [np.repeat(at, n) for at, n in zip(leaves, wide, strict=True)])
     _numbers(node, "target_ids", ids)
     weights = [tree.weights[at].ravel() for tree, at in zip(ensemble.trees, leaves, strict=True)]
-    _floats(node, "target_weights", weights)
+    _floats(node, "target_weights", weights, kind)
     node.attribute.append(helper.make_attribute("n_targets", ensemble.outputs))
-    _floats(node, "base_values", [ensemble.base])
+    _floats(node, "base_values", [ensemble.base], kind)
     return node
 
 
@@ -199,11 +215,17 @@ class _Flat:
     mode: Array
 
 
+def _compared(tree: Tree, kind: Any) -> Tree:
+    """The tree with thresholds of the type that values are compared as."""
+    same = np.asarray(tree.threshold).dtype == kind
+    return tree if same else replace(tree, threshold=as_kind(tree.threshold, kind))
+
+
 def _flat(tree: Tree, inclusive: bool) -> _Flat:
     """Sets of categories become chains of comparisons, one a category, which all lead to the same left child."""
     leaf = tree.left < 0
     mode = np.where(leaf, _LEAF, _AT_MOST if inclusive else _LESS)
-    threshold = np.where(leaf, 0, tree.threshold).astype(np.float32)
+    threshold = np.where(leaf, 0, tree.threshold).astype(tree.threshold.dtype)
     feature, left = np.where(leaf, 0, tree.feature), np.where(leaf, 0, tree.left)
     right, missing = np.where(leaf, 0, tree.right), np.where(leaf, 0, tree.missing_left).astype(np.int64)
     more: list[tuple[int, float, int, int]] = []
@@ -220,7 +242,7 @@ def _flat(tree: Tree, inclusive: bool) -> _Flat:
     if more:
         features, values_, lefts, rights = zip(*more, strict=True)
         feature, left, right = np.append(feature, features), np.append(left, lefts), np.append(right, rights)
-        threshold = np.append(threshold, np.asarray(values_, np.float32))
+        threshold = np.append(threshold, np.asarray(values_, threshold.dtype))
         missing = np.append(missing, np.zeros(len(more), np.int64))
         mode = np.append(mode, np.full(len(more), _EQUAL))
     return _Flat(feature, threshold, left, right, missing, mode)
@@ -233,7 +255,11 @@ def _numbers(node: onnx.NodeProto, name: str, parts: list[Array]) -> None:
         attribute.ints.extend(part.astype(np.int64).tolist())
 
 
-def _floats(node: onnx.NodeProto, name: str, parts: list[Array]) -> None:
+def _floats(node: onnx.NodeProto, name: str, parts: list[Array], kind: Any) -> None:
+    if kind is np.float64:
+        values = np.concatenate([np.ravel(part) for part in parts]).astype(kind)
+        node.attribute.append(helper.make_attribute(f"{name}_as_tensor", numpy_helper.from_array(values, name)))
+        return
     attribute = node.attribute.add()
     attribute.name, attribute.type = name, onnx.AttributeProto.FLOATS
     for part in parts:

@@ -144,6 +144,7 @@ def _model(name: str, document: Any) -> XGBoostModel:
         base=base,
         head=head,
         inclusive=False,
+        rounds=True,
         whole=tuple(whole),
     )
     return XGBoostModel(

@@ -52,6 +52,7 @@ class CatBoostFormat:
         path = recognition.model
         kit.report(0.0, "looking at the file")
         from studio.formats.boosters._catboost_file import check, model_of
+        from studio.formats.boosters._doubles import as_told
         from studio.formats.boosters._trees import to_onnx
 
         check(path)
@@ -62,14 +63,15 @@ class CatBoostFormat:
         kit.report(0.5, f"{_LIBRARY} tells its trees")
         model = model_of(path.name, _document(library, booster, path))
         graph = out_dir / "model.onnx"
-        graph.write_bytes(to_onnx(model.ensemble).SerializeToString())
+        ensemble = as_told(model.ensemble, kit)
+        graph.write_bytes(to_onnx(ensemble).SerializeToString())
         kit.report(0.8, f"{_LIBRARY} answers")
         source = _Source(library, booster, model, kit.threads)
         loss = (f"Loss: {model.loss}.",) if model.loss else ()
         named = model.ensemble.labels is not None
         return Converted(
             graph=graph,
-            cases=cases_of(model.ensemble, graph, source.predict, kit),
+            cases=cases_of(ensemble, graph, source.predict, kit),
             sources=(path,),
             notes=(*loss, *feature_note(model.names), *model.notes),
             tools={"catboost": library.__version__, "onnx": importlib.metadata.version("onnx")},

@@ -5,6 +5,8 @@ act on. LightGBM writes no Python objects into it (a custom objective is not sav
 the JSON of the line `pandas_categorical`. But the library follows offsets in the file blindly and crashes on most
 damaged ones, so everything is checked before it sees the file, and it runs in the worker.
 
+LightGBM compares 64-bit floats, so a model of timestamps or long numbers takes them here too (`_doubles`).
+
 The trees are turned into ONNX here. The onnxmltools converter rounds thresholds to the nearest 32-bit float and gave
 wrong answers for missing values, random forests and scores of rankings when it was tried against LightGBM 4.7.
 """
@@ -33,6 +35,7 @@ from studio.formats.boosters._common import (
 from studio.formats.sniff import head
 
 _LIBRARY = "LightGBM"
+_ROWS = 64
 _START = re.compile(rb"tree\r?\nversion=v\d")
 
 
@@ -50,23 +53,29 @@ class LightGBMFormat:
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         path = recognition.model
         kit.report(0.0, "reading the trees")
+        from studio.formats.boosters._doubles import as_needed, plain_rows, sample_rows, strays, told
         from studio.formats.boosters._lightgbm_file import read
         from studio.formats.boosters._trees import to_onnx
 
         model = read(path)
         kit.report(0.3, f"loading {_LIBRARY}")
         library = import_library("lightgbm", _LIBRARY, path, "boosters")
-        graph = out_dir / "model.onnx"
-        graph.write_bytes(to_onnx(model.ensemble).SerializeToString())
-        kit.report(0.6, f"{_LIBRARY} reads the file")
+        kit.report(0.5, f"{_LIBRARY} reads the file")
         source = _Source(library, _load(library, path), model, kit.threads)
+        samples = sample_rows(files.samples, model.ensemble.features)
+        ensemble, width = as_needed(model.ensemble, source.predict, samples, kit, model.names)
+        graph = out_dir / "model.onnx"
+        graph.write_bytes(to_onnx(ensemble).SerializeToString())
         kit.report(0.8, f"{_LIBRARY} answers")
+        rows = None if told(kit) == "FP32" else samples if samples is not None else plain_rows(ensemble, _ROWS)
+        if rows is not None and not ensemble.doubles:
+            rows = rows[~strays(source.predict, rows)]
         objective = (f"Objective: {model.objective}.",) if model.objective else ()
         return Converted(
             graph=graph,
-            cases=cases_of(model.ensemble, graph, source.predict, kit),
+            cases=cases_of(ensemble, graph, source.predict, kit, rows),
             sources=(path,),
-            notes=(*objective, *feature_note(model.names), *category_notes(model.categories), *model.notes),
+            notes=(*objective, *feature_note(model.names), *category_notes(model.categories), *model.notes, *width),
             tools={"lightgbm": library.__version__, "onnx": importlib.metadata.version("onnx")},
         )
 

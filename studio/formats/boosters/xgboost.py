@@ -53,6 +53,7 @@ class XGBoostFormat:
     def convert(self, files: ArrivalFiles, recognition: Recognition, out_dir: Path, kit: Kit) -> Converted:
         path = recognition.model
         kit.report(0.0, "reading the trees")
+        from studio.formats.boosters._doubles import as_told
         from studio.formats.boosters._trees import to_onnx
         from studio.formats.boosters._xgboost_file import read
 
@@ -60,13 +61,14 @@ class XGBoostFormat:
         kit.report(0.3, f"loading {_LIBRARY}")
         library = import_library("xgboost", _LIBRARY, path, "boosters")
         graph = out_dir / "model.onnx"
-        graph.write_bytes(to_onnx(model.ensemble).SerializeToString())
+        ensemble = as_told(model.ensemble, kit)
+        graph.write_bytes(to_onnx(ensemble).SerializeToString())
         kit.report(0.6, f"{_LIBRARY} reads the file")
         source = _Source(library, _load(library, path, kit.threads), model)
         kit.report(0.8, f"{_LIBRARY} answers")
         return Converted(
             graph=graph,
-            cases=cases_of(model.ensemble, graph, source.predict, kit),
+            cases=cases_of(ensemble, graph, source.predict, kit),
             sources=(path,),
             notes=(
                 f"Objective: {model.objective}.",

@@ -22,7 +22,7 @@ from studio.formats.boosters import _trees
 from studio.formats.boosters._common import INPUT, LABEL, thresholds
 from studio.formats.boosters._trees import Ensemble, Head, Tree
 from studio.formats.onnx.names import rename_outputs
-from studio.formats.sklearn._adapt import last, rounded_down
+from studio.formats.sklearn._adapt import last
 from studio.formats.sklearn._columns import Column
 
 _PREFIX = "trees_"
@@ -131,7 +131,7 @@ def _hist_tree(tree: Any, output: int) -> Tree:
         members[int(node)] = np.flatnonzero(bits).astype(np.float32)
     return Tree(
         feature=nodes["feature_idx"].astype(np.int64),
-        threshold=rounded_down(nodes["num_threshold"]),
+        threshold=nodes["num_threshold"].astype(np.float64),
         left=np.where(leaf, -1, nodes["left"].astype(np.int64)),
         right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
         missing_left=nodes["missing_go_to_left"].astype(bool),
