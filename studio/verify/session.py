@@ -29,6 +29,8 @@ Session = Any
 
 _ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
+_LOCALE = re.compile(r"Failed to construct locale with name:\s*([\w.@-]+?):")  # string_normalizer.cc
+
 # The smallest graph there is: one Identity, opset 13, IR 8. Running it sets ONNX Runtime up.
 _IDENTITY = bytes.fromhex(
     "080812003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a"
@@ -77,11 +79,25 @@ def _opened(model: str | bytes, options: Any) -> Session:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
+        missing = _LOCALE.search(str(error))
+        if missing:
+            raise _no_locale(missing[1]) from error
         raise Refused(
             f"ONNX Runtime {ort.__version__} can not load this graph.",
             first_line(error),
-            "Export it again with an opset of at most 21 and operators that ONNX Runtime has on the CPU.",
+            "Correct that where the model is made, then export it again. In Python, "
+            "onnx.checker.check_model('model.onnx', full_check=True) may say more.",
         ) from error
+
+
+def _no_locale(name: str) -> Refused:
+    language, _, charset = name.partition(".")
+    return Refused(
+        f"The model needs the locale '{name}', which this machine does not have.",
+        "Its operator StringNormalizer changes and compares letters by the rules of that language.",
+        f"Add it (sudo localedef -i {language} -f {charset or 'UTF-8'} {name}; the package 'locales' has localedef's "
+        "sources), then retry. Or export the model with StringNormalizer's locale set to 'C.UTF-8'.",
+    )
 
 
 def _is_ort(path: Path) -> bool:

@@ -48,6 +48,24 @@ def test_sequences_are_refused_in_words(tmp_path: Path) -> None:
         signature_of(open_session(path))
 
 
+def test_a_locale_that_the_machine_lacks_is_named(tmp_path: Path) -> None:
+    def normaliser(locale: str) -> Path:
+        node = helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale=locale)
+        texts = [helper.make_tensor_value_info(name, TensorProto.STRING, ["n"]) for name in "xy"]
+        graph = helper.make_graph([node], "g", texts[:1], texts[1:])
+        path = tmp_path / "texts.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+        return path
+
+    with pytest.raises(Refused) as caught:
+        open_session(normaliser("xx_XX.UTF-8"))
+    assert caught.value.what == "The model needs the locale 'xx_XX.UTF-8', which this machine does not have."
+    assert "localedef -i xx_XX -f UTF-8 xx_XX.UTF-8" in caught.value.fix
+    # What it advises.
+    feed = {"x": np.array(["ÄB"], dtype=object)}
+    assert run(open_session(normaliser("C.UTF-8")), feed)["y"].tolist() == ["äb"]
+
+
 def test_what_does_not_load_or_run_is_an_error_in_words(net, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
