@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from studio.core.errors import InvalidInput
@@ -117,3 +119,10 @@ class Reference:
 def variant_key(version: int, variant: str) -> str:
     """`3-int8`: what stands behind the colon for one variant; also the name of its manifest file."""
     return f"{version}-{variant}"
+
+
+def keyword_arguments(names: Iterable[str]) -> str:
+    """`a=…, **{'b:0': …}`: a call's arguments of these names, as Python takes them."""
+    return ", ".join(
+        f"{name}=…" if name.isidentifier() and not keyword.iskeyword(name) else f"**{{{name!r}: …}}" for name in names
+    )

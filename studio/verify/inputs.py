@@ -12,6 +12,7 @@ import numpy as np
 
 from studio.core.errors import InvalidInput, Refused
 from studio.core.manifest import InputsKind
+from studio.core.names import keyword_arguments
 from studio.core.rows import RowLayout, row_layout
 from studio.core.tensors import DATATYPES, Signature, TensorSpec
 from studio.verify.npz import read_npz
@@ -157,7 +158,7 @@ def load_samples(npz_path: str | Path, signature: Signature) -> LoadedSamples:
         raise InvalidInput(
             "The sample inputs do not have the model's inputs.",
             f"The model takes {', '.join(names)}; the file has {', '.join(arrays) or 'no arrays'}.",
-            f"For example: np.savez('samples.npz', {', '.join(f'{name}=…' for name in names)}, labels=…).",
+            f"For example: np.savez('samples.npz', {keyword_arguments(names)}, labels=…).",
         )
     layout = row_layout(signature)
     sizes: dict[str, int] = {}

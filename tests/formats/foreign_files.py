@@ -98,6 +98,13 @@ MODELS: dict[str, tuple[str, bytes, str, str]] = {
         "LightGBM",
         "",
     ),
+    "CatBoost JSON of many features": (
+        "m.json",
+        b'{\n  "features_info":\n    {"float_features":[{"borders":[' + b"0.5," * 2000 + b'1]}]},"model_info":{}}',
+        "CatBoost model as",
+        "",
+    ),
+    "CatBoost JSON with categories": ("m.json", b'{"ctr_data":{"a":{}},"features_info":{}}', "CatBoost model as", ""),
     "CatBoost JSON": ("m.json", b'{"features_info":{},"model_info":{},"oblivious_trees":[]}', "CatBoost model as", ""),
     "XGBoost text": (
         "m.txt",

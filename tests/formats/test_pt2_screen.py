@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from studio.core.errors import NeedsTrust, Refused, StudioError
+from studio.core.errors import InvalidInput, NeedsTrust, Refused, StudioError
 from studio.formats.torch.pt2_screen import no_pickles, screen
 from tests.formats import programs
 from tests.formats.graphs import edit_json, repacked
@@ -97,3 +98,13 @@ def test_a_damaged_archive_is_no_traceback(plain: Path, tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(StudioError):
             screen(path)
+
+
+def test_an_entry_that_leads_out_of_the_archive_is_told(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "slip.pt2"
+    path.write_bytes(plain.read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../../slip", b"x")
+    with pytest.raises(InvalidInput, match=r"'slip.pt2' is no readable .pt2 archive") as caught:
+        screen(path)
+    assert caught.value.why.startswith("file in archive is not in a subdirectory")

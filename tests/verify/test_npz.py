@@ -111,6 +111,19 @@ def test_an_input_without_a_single_number_is_noted(tmp_path: Path) -> None:
     assert valueless_notes(None) == ()
 
 
+def test_what_is_advised_is_python(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, wrong=np.zeros((2, 2)), more=np.zeros(2))
+    names = ("in/put:0", "class", "b")
+    odd = Signature(inputs=tuple(TensorSpec(name, "FP32", ("n", 2)) for name in names), outputs=TWO.outputs)
+    with pytest.raises(InvalidInput) as caught:
+        load_samples(path, odd)
+    call = caught.value.fix.removeprefix("For example: ").removesuffix(".").replace("…", "1")
+    given: dict[str, int] = {}
+    eval(call, {"np": type("np", (), {"savez": lambda _, **arrays: given.update(arrays)})})
+    assert set(given) == {*names, "labels"}
+
+
 SCORES = {"y": np.array([[0.1, 0.7, 0.2]])}
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from studio.core.errors import Refused, StepFailed, StudioError
+from studio.core.names import keyword_arguments
 from studio.formats.onnx.upgrade import limits, opset_of
 
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
@@ -93,14 +94,10 @@ def did_not_run(first: StudioError, sets: int, stem: str, names: list[str]) -> S
     """The error of a model that runs on none of the made-up inputs. `first`: what it said of the likeliest ones."""
     if sets < 2:
         return first
-    arrays = ", ".join(f"{_keyword(name)}=…" for name in names[:3])
+    call = f"np.savez('{stem}.npz', {keyword_arguments(names[:3])})"
     return StepFailed(
         f"The model did not run on any of {sets} kinds of made-up inputs.",
         f"On the likeliest: {first.what} {first.why}",
-        f"Drop typical inputs with it: np.savez('{stem}.npz', {arrays}); or say what it takes in {stem}.toml: "
+        f"Drop typical inputs with it: {call}; or say what it takes in {stem}.toml: "
         f'[inputs."{names[0]}"] with shape = […] and range = [low, high].',
     )
-
-
-def _keyword(name: str) -> str:
-    return name if name.isidentifier() else f"**{{{name!r}: …}}"

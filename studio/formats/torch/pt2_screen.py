@@ -64,8 +64,7 @@ _LARGEST_JSON = 512 * 1024 * 1024
 
 def screen(path: Path) -> None:
     """Raises NeedsTrust when loading the archive would run code, Refused for compiled packages. Imports torch."""
-    reader = _reader(path)
-    names: list[str] = list(reader.get_file_names())
+    reader, names = _reader(path)
     if any(name.startswith("data/aotinductor/") for name in names):
         raise compiled(path)
     for name in names:
@@ -88,14 +87,17 @@ def compiled(path: Path) -> Refused:
     )
 
 
-def _reader(path: Path) -> Any:
+def _reader(path: Path) -> tuple[Any, list[str]]:
+    """PyTorch's own reader, and the names of what is in the archive."""
     from torch.export.pt2_archive._package import PT2ArchiveReader
 
     try:
-        return PT2ArchiveReader(str(path))
+        reader = PT2ArchiveReader(str(path))
+        return reader, list(reader.get_file_names())  # which fails where an entry leads out of the archive
     except RuntimeError as error:
+        words = re.sub(r"^\[enforce fail at [^]]*\][ .]*", "", str(error).splitlines()[0])
         raise InvalidInput(
-            f"'{path.name}' is no readable .pt2 archive.", f"{str(error).splitlines()[0][:300]}.", "Save it again."
+            f"'{path.name}' is no readable .pt2 archive.", f"{words[:300]}.", "Save it again."
         ) from error
 
 

@@ -184,7 +184,8 @@ _SIGNATURES: tuple[tuple[Callable[[bytes], bool], Known], ...] = (
         Known("a JSON dump of LightGBM", "In Python: booster.save_model('model.txt'); then drop model.txt."),
     ),
     (
-        _json_with(b"features_info", b"model_info"),
+        # Its keys are sorted, and the values of the first one may be long.
+        _text(rb"\A\s*\{\s*\"(ctr_data|features_info)\"\s*:\s*\{"),
         Known("a CatBoost model as JSON", "In Python: model.save_model('model.cbm'); then drop model.cbm."),
     ),
     (_text(rb"\Abooster\[0\]:\n"), Known("a text dump of XGBoost, made for reading", _SAVE_FIX)),
