@@ -92,6 +92,17 @@ def slice_of(tensor: Any) -> Slice:
     return Slice(location, offset, length)
 
 
+def check_apart(model: Any, path: Path) -> None:
+    """Raises Refused where a tensor of the model in `path` takes the bytes of that file itself for its values."""
+    for tensor in external(model):
+        if PurePosixPath(slice_of(tensor).location) == PurePosixPath(path.name):
+            raise Refused(
+                f"The weights of '{tensor.name or 'unnamed tensor'}' are said to lie in the model's own file.",
+                "There the graph itself lies: its bytes are no weights, and no exporter writes that.",
+                _FIX,
+            )
+
+
 def _text(value: str | bytes) -> str:
     """A string field; the protobuf library gives bytes where they are no UTF-8, which no file of ours is named by."""
     return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
@@ -195,7 +206,7 @@ def _open_below(root: Path, location: str) -> tuple[BinaryIO, int]:
         raise InvalidInput(
             f"The weights file '{location}' is missing.",
             "The model keeps its weights in a file of that name beside it.",
-            "Put both into one folder and drop the folder.",
+            "Drop that file beside the model, under exactly this name; or both in one folder.",
         ) from error
     except OSError as error:
         raise (

@@ -17,7 +17,7 @@ from typing import Any
 from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.core.tensors import Signature
 from studio.formats.base import ArrivalFiles, Bounds, Case, Converted, Feed, Kit, Recognition
-from studio.formats.onnx.external_data import external
+from studio.formats.onnx.external_data import check_apart, external
 from studio.formats.onnx.files import INLINE_LIMIT, bring_in, parse, write
 from studio.formats.onnx.interface import check, several, shaped, tidied
 from studio.formats.onnx.outputs import PlainOutputs, axis_of, plain_outputs, plainly, set_axis
@@ -55,6 +55,7 @@ class OnnxFormat:
         check(model)
         # Before any runtime sees the file: external data may name any file.
         outside = bool(external(model))
+        check_apart(model, path)
         brought = bring_in(model, path.parent, out_dir, self._limit)
         notes = [*fit_header(model), *tidied(model), *shaped(model, kit.settings, files.samples)]
         with _original(path, model, bool(notes), out_dir) as original:
