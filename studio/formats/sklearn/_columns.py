@@ -29,8 +29,8 @@ class Column:
 
     `kind`: number, whole (categories that are whole numbers) or text. `choices`: categories. `words`: of a text that is
     taken apart, `letters` where single letters are. `center`, `spread`; `low`, `high`: of numbers; `edges`: numbers
-    that it is compared with; `positive`: only such can be taken. `missing`: it may be missing. `open`: unknown
-    categories are taken too. `used`: anything looks at it.
+    that it is compared with, `exact` as 64-bit floats; `positive`: only such can be taken. `missing`: it may be
+    missing. `open`: unknown categories are taken too. `used`: anything looks at it.
     """
 
     place: int
@@ -44,6 +44,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     edges: list[float] = field(default_factory=list)
+    exact: bool = False
     positive: bool = False
     missing: bool = False
     open: bool = False

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from studio.core.errors import InvalidInput, Refused, StepFailed, StudioError
+from studio.core.errors import Refused, StepFailed, StudioError
 from studio.formats.base import Array, Bounds, Case, Feed, Kit
+from studio.formats.boosters._doubles import too_fine
 from studio.formats.sklearn import _missing as missing
 from studio.formats.sklearn._adapt import adapted, last, settle, transforms_target, without_target
 from studio.formats.sklearn._columns import NUMBER, TEXT, WHOLE, Column, columns_of, feature_names, width
@@ -18,6 +19,7 @@ from studio.formats.sklearn._functions import undo_target
 from studio.formats.sklearn._onnx import datatype, locale_for, to_onnx
 from studio.formats.sklearn._outputs import declare, flatten_labels, forms, name_inputs, name_outputs
 from studio.formats.sklearn._rows import drawn
+from studio.formats.sklearn._samples import sample_arrays, sampled, together
 from studio.formats.sklearn._source import (
     INPUT,
     LABEL,
@@ -33,6 +35,9 @@ from studio.formats.sklearn._trees import add_edges, graph_of, tail_of
 _ROWS = 200
 _AGREE = 1e-4  # of an output's scale
 _TIE = 1e-5
+_OTHERS = 0.02  # share of labels that differ
+_LOST = 1e-2  # of an output's scale, by rounding alone
+_LOOKED_AT = 60
 _DECLARED = (3, 7)
 _GAPS = 40
 _NAMES = 40
@@ -50,10 +55,16 @@ class Made:
 
 @dataclass(frozen=True)
 class _Work:
-    """What conversions are tried with. `rows`: plausible inputs; `path`: where the graph goes; `folder`: for files."""
+    """What conversions are tried with.
+
+    `rows`: plausible inputs in 64-bit floats; `samples`: the user's, as they were saved; `rounded`: the settings say
+    FP32, so that the source too is asked about rounded values; `path`: where the graph goes; `folder`: for files.
+    """
 
     source: Source
     rows: Feed
+    samples: Feed | None
+    rounded: bool
     locale: str
     path: Path
     folder: Path
@@ -93,17 +104,28 @@ def convert(model: Any, folder: Path, samples: Path | None, out_dir: Path, kit: 
     columns = _as_told(columns, samples, kit)
     source = Source(model, columns, _each_alone(model, columns, samples, kit))
     rows = _as_inputs(source, drawn(columns, _ROWS))
-    work = _Work(source, rows, locale_for(model), out_dir / "model.onnx", folder, kit)
+    types = {one.datatype for one in kit.settings.inputs.values()}
+    work = _Work(
+        source, rows, sampled(source, samples), "FP32" in types, locale_for(model), out_dir / "model.onnx", folder, kit
+    )
     kit.report(0.5, "converting to ONNX")
-    told = any(one.datatype == "FP64" for one in kit.settings.inputs.values())
-    best = _attempt(work, doubles=told)
-    if not told and best.distance > _AGREE and any(column.used and column.kind == NUMBER for column in columns):
+    told = "FP64" in types
+    fine = tail is not None and tail.before is None and too_fine(tail.ensemble) is not None
+    best = _attempt(work, doubles=told or (fine and not work.rounded))
+    if (
+        not best.doubles
+        and not work.rounded
+        and best.distance > _AGREE
+        and any(column.used and column.kind == NUMBER for column in columns)
+    ):
         kit.report(0.6, "converting to ONNX with 64-bit floats")
         try:
             other = _attempt(work, doubles=True)
         except StudioError:
             other = best  # not every operator has them
         best = other if other.distance < best.distance / 4 else best
+        if not best.doubles:
+            _check_digits(work, best)
     work.path.write_bytes(best.graph.SerializeToString())
     kit.report(0.8, "running the original")
     cases = _cases(work, best)
@@ -141,13 +163,59 @@ def _attempt(work: _Work, doubles: bool) -> _Attempt:
         answers = work.kit.run(path, feeds)
     declare(graph, _DECLARED, answers)
     path.write_bytes(graph.SerializeToString())
-    feed = _typed(work.rows, doubles)
-    expected = source.answers(feed, forms(graph))
-    own = work.kit.run(path, (feed,))[0]
-    clear = ~_tied(expected)
-    floats = [name for name, values in expected.items() if values.dtype.kind == "f"]
-    distance = max((_distance(expected[name], own[name], clear) for name in floats), default=0.0)
+    distance, clear = _strayed(work, graph, doubles, work.rows)
+    if work.samples is not None:
+        distance = max(distance, _strayed(work, graph, doubles, work.samples)[0])
     return _Attempt(graph, doubles, distance, clear)
+
+
+def _strayed(work: _Work, graph: Any, doubles: bool, rows: Feed) -> tuple[float, Array]:
+    """How far the graph's answers are from the source's, and which rows are not decided by less than rounding."""
+    expected = work.source.answers(_asked(work, rows), forms(graph))
+    own = work.kit.run(work.path, (_typed(rows, doubles),))[0]
+    return _farthest(expected, own)
+
+
+def _farthest(expected: Feed, own: Feed) -> tuple[float, Array]:
+    clear = ~_tied(expected)
+    found = 0.0
+    for name, values in expected.items():
+        if values.dtype.kind == "f":
+            found = max(found, _distance(values, own[name], clear))
+        elif values.shape == own[name].shape and clear.any():
+            other = float((values[clear] != own[name][clear]).mean())
+            found = max(found, other if other > _OTHERS else 0.0)
+    return found, clear
+
+
+def _asked(work: _Work, rows: Feed) -> Feed:
+    """What the source is asked about: the values as a user has them, unless the user said to round them."""
+    return _typed(rows, doubles=False) if work.rounded else rows
+
+
+def _check_digits(work: _Work, made: _Attempt) -> None:
+    """Raises Refused where rounding one column to 32 bits changes the source's own answers, and no graph avoids it."""
+    wanted = forms(made.graph)
+    exact = work.source.answers(work.rows, wanted)
+    for name, values in work.rows.items():
+        if values.dtype.kind != "f":
+            continue
+        for place in range(min(values.shape[1], _LOOKED_AT)):
+            rounded = values.copy()
+            rounded[:, place] = values[:, place].astype(np.float32)
+            try:
+                far, _ = _farthest(exact, work.source.answers({**work.rows, name: rounded}, wanted))
+            except StudioError:
+                far = float("inf")  # a category that is none any more
+            if far > _LOST:
+                column = name if work.source.alone else work.source.columns[place].name
+                largest = float(np.nanmax(np.abs(values[:, place])))
+                raise Refused(
+                    f"The numbers of '{column}' have more digits than 32-bit floats hold (up to {largest:.10g}).",
+                    "With these rounded, the original itself answers otherwise; with 64-bit floats it has no ONNX form "
+                    "that answers as it does.",
+                    f"Subtract an offset from '{column}' or scale it before the training, and save the model again.",
+                )
 
 
 def _graph(work: _Work, doubles: bool) -> Any:
@@ -158,7 +226,8 @@ def _graph(work: _Work, doubles: bool) -> Any:
     model = adapted(source.model, source.columns, source.alone, doubles)
     tail = tail_of(model, work.folder)
     if tail is not None:
-        graph = graph_of(tail, None if tail.before is None else to_onnx(tail.before, inputs, work.locale))
+        before = None if tail.before is None else to_onnx(tail.before, inputs, work.locale)
+        graph = graph_of(tail, before, doubles)
     else:
         graph = to_onnx(model, inputs, work.locale)
         missing.follow(graph, model)
@@ -199,19 +268,13 @@ def _inputs(source: Source, doubles: bool) -> list[tuple[str, str, int | None]]:
         return [(column.name, datatype(column, doubles), 1) for column in used]
     if width(source.model) is None:
         return [(TEXTS, "BYTES", None)]
-    return [(INPUT, datatype(_together(used), doubles), len(source.columns))]
-
-
-def _together(columns: Sequence[Column]) -> Column:
-    """What a single input of all columns holds: whole numbers or texts only where all of them do."""
-    kinds = {column.kind for column in columns}
-    return replace(columns[0], kind=kinds.pop() if len(kinds) == 1 else NUMBER)
+    return [(INPUT, datatype(together(used), doubles), len(source.columns))]
 
 
 def _as_told(columns: list[Column], samples: Path | None, kit: Kit) -> list[Column]:
     """Kinds of columns as the user's settings or samples give them, by name."""
     told = {name: one.datatype for name, one in kit.settings.inputs.items() if one.datatype}
-    for name, array in _sample_arrays(samples).items():
+    for name, array in sample_arrays(samples).items():
         told.setdefault(name, "BYTES" if array.dtype.kind in "US" else "")
     for column in columns:
         kind = told.get(column.name, "")
@@ -224,22 +287,12 @@ def _as_told(columns: list[Column], samples: Path | None, kit: Kit) -> list[Colu
     return columns
 
 
-def _sample_arrays(samples: Path | None) -> Feed:
-    if samples is None:
-        return {}
-    try:
-        with np.load(samples, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except Exception as error:  # the kit reads them again and says it in full
-        raise InvalidInput(f"The sample inputs '{samples.name}' can not be read.", f"{error}.") from error
-
-
 def _each_alone(model: Any, columns: Sequence[Column], samples: Path | None, kit: Kit) -> bool:
     """Whether each column becomes an input: where texts and numbers mix, some are not used, or the user names one."""
     if width(model) is None:
         return False
     names = {column.name for column in columns}
-    if names & (set(kit.settings.inputs) | set(_sample_arrays(samples))):
+    if names & (set(kit.settings.inputs) | set(sample_arrays(samples))):
         return True
     if not all(column.used for column in columns):
         return True
@@ -254,11 +307,11 @@ def _as_inputs(source: Source, values: list[Array]) -> Feed:
         return {column.name: array.reshape(-1, 1) for column, array in pairs if column.used}
     if width(source.model) is None:
         return {TEXTS: values[0]}
-    kind = _together([column for column in source.columns if column.used]).kind
+    kind = together([column for column in source.columns if column.used]).kind
     if kind == TEXT:
         return {INPUT: np.stack([array.astype(object) for array in values], axis=1)}
-    together = np.stack([array.astype(np.float64) for array in values], axis=1)
-    return {INPUT: together.astype(np.int64) if kind == WHOLE else together}
+    table = np.stack([array.astype(np.float64) for array in values], axis=1)
+    return {INPUT: table.astype(np.int64) if kind == WHOLE else table}
 
 
 def _typed(feed: Feed, doubles: bool) -> Feed:
@@ -283,8 +336,16 @@ def _cases(work: _Work, made: _Attempt) -> tuple[Case, ...]:
         except StudioError as error:
             failure = error
             continue
-        many = _typed(_first(rows, int(made.clear.sum())), made.doubles)
-        return (*cases, Case(inputs=many, outputs=work.source.answers(many, wanted))) if made.clear.any() else cases
+        more = [_first(rows, int(made.clear.sum()))] if made.clear.any() else []
+        if work.samples is not None:
+            clear = ~_tied(work.source.answers(_asked(work, work.samples), wanted))
+            more += [{name: array[clear] for name, array in work.samples.items()}] if clear.any() else []
+        # The source is asked about the values as they are, the graph about what its own inputs hold of them.
+        asked = tuple(
+            Case(inputs=_typed(one, made.doubles), outputs=work.source.answers(_asked(work, one), wanted))
+            for one in more
+        )
+        return (*cases, *asked)
     raise failure or Refused("There are no inputs to run the model on.")
 
 

@@ -18,7 +18,7 @@ _JOINTS = (" ", " ", " ", " ", ", ", ". ", " - ", "\n", "! ")
 
 
 def drawn(columns: Sequence[Column], count: int) -> list[Array]:
-    """`count` values for each column: floats that 32 bits hold, whole numbers, or texts. Always the same.
+    """`count` values for each column: 64-bit floats as a user has them, whole numbers, or texts. Always the same.
 
     The first row is an ordinary one: nothing in it is missing, unknown or on a threshold.
     """
@@ -51,13 +51,13 @@ def _column(generator: np.random.Generator, column: Column, count: int) -> Array
         return values.astype(np.int64)
     if column.missing and not (column.open and column.choices is not None):
         values = np.where(rare, np.nan, values)
-    return values.astype(np.float32).astype(np.float64)
+    return values.astype(np.float64)
 
 
 def _numbers(generator: np.random.Generator, column: Column, count: int) -> Array:
     if column.edges:
         edges = np.asarray(column.edges)
-        edges = edges[np.isfinite(edges)].astype(np.float32)
+        edges = edges[np.isfinite(edges)].astype(np.float64 if column.exact else np.float32)
         if len(edges):
             return _around(generator, edges, count)
     if column.low is not None and column.high is not None:
@@ -70,10 +70,11 @@ def _around(generator: np.random.Generator, edges: Array, count: int) -> Array:
     """Values over and beside the range of thresholds, and on and next to them, where a comparison is easily wrong."""
     low, high = float(edges.min()), float(edges.max())
     margin = 0.25 * (high - low) or max(1.0, 0.1 * abs(low))
-    values = generator.uniform(low - margin, high + margin, count).astype(np.float32)
+    values = generator.uniform(low - margin, high + margin, count)
+    kind = edges.dtype.type
     chosen = generator.choice(edges, count)
     side = generator.integers(0, 3, count)
-    up, down = np.nextafter(chosen, np.float32(np.inf)), np.nextafter(chosen, np.float32(-np.inf))
+    up, down = np.nextafter(chosen, kind(np.inf)), np.nextafter(chosen, kind(-np.inf))
     on_edge = generator.random(count) < 0.5
     on_edge[0] = False
     return np.where(on_edge, np.choose(side, [chosen, up, down]), values).astype(np.float64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from studio.core.errors import InvalidInput, Refused
 from studio.formats.base import Array
 from studio.formats.boosters import _trees
 from studio.formats.boosters._common import INPUT, LABEL, thresholds
+from studio.formats.boosters._doubles import too_fine
 from studio.formats.boosters._trees import Ensemble, Head, Tree
 from studio.formats.onnx.names import rename_outputs
 from studio.formats.sklearn._adapt import last
@@ -145,19 +146,21 @@ def add_edges(tail: Tail, columns: Sequence[Column]) -> None:
     """Tell the columns that trees take directly what they are compared with."""
     if tail.before is not None:
         return
-    for feature, values in thresholds(tail.ensemble).items():
+    exact = too_fine(tail.ensemble) is not None
+    for feature, values in thresholds(replace(tail.ensemble, doubles=exact)).items():
         if feature >= len(columns):
             continue
-        columns[feature].missing = True
+        columns[feature].missing, columns[feature].exact = True, exact
         if feature in tail.ensemble.whole:
             columns[feature].choices, columns[feature].open = values.astype(np.float64), True
         else:
             columns[feature].edges.extend(float(value) for value in values[:2000])
 
 
-def graph_of(tail: Tail, before: onnx.ModelProto | None) -> onnx.ModelProto:
-    """The trees behind the graph of the steps before them, or alone."""
-    trees = _trees.to_onnx(tail.ensemble)
+def graph_of(tail: Tail, before: onnx.ModelProto | None, doubles: bool) -> onnx.ModelProto:
+    """The trees behind the graph of the steps before them, or alone. `doubles`: inputs are 64-bit floats."""
+    wide = doubles and not (before is not None and tail.ensemble.rounds)
+    trees = _trees.to_onnx(replace(tail.ensemble, doubles=wide))
     if tail.classes is not None:
         _name_labels(trees, tail.classes)
     if before is None:
@@ -165,7 +168,7 @@ def graph_of(tail: Tail, before: onnx.ModelProto | None) -> onnx.ModelProto:
     outputs = [output.name for output in trees.graph.output]
     own = onnx.compose.add_prefix(trees, prefix=_PREFIX)
     taken = before.graph.output[0].name
-    cast = helper.make_node("Cast", [taken], [f"{_PREFIX}{INPUT}"], to=TensorProto.FLOAT)
+    cast = helper.make_node("Cast", [taken], [f"{_PREFIX}{INPUT}"], to=trees.graph.input[0].type.tensor_type.elem_type)
     before.graph.node.extend([cast, *own.graph.node])
     before.graph.initializer.extend(own.graph.initializer)
     del before.graph.output[:]
