@@ -93,6 +93,9 @@ class Bench(Parts):
 
     def furnish(self, workers: Workers) -> None:
         self.workers, self.open = workers, True
+        settings = self.workspace.settings
+        two = replace(settings, workers=replace(settings.workers, recipes=("fp16", "int8")))
+        object.__setattr__(self.workspace, "settings", two)
         self.lab = Lab(self.workspace, self.keep, ForkServers(self.workspace.run / "warm", 0, 1.0))
         self.orders = LabOrders(self.keep, self.jobs, self.lab, self.logs, ("fp16", "int8"))
 
@@ -367,7 +370,7 @@ async def test_recipes_of_the_workspace_are_listed_and_taken_by_name(bench: Benc
     entries = {one.name: one for one in state.recipes}
     assert "fp32" not in entries and entries["int8"].origin == "built in"
     assert entries["small"].steps == "sparse (amount 0.2), then int8" and entries["broken"].problem
-    assert state.defaults == ("fp16", "int8", "int8-static") and state.folder == str(folder)
+    assert state.defaults == ("fp16", "int8") and state.folder == str(folder)
     (job,) = await bench.orders.order("digits:1", ["small"])
     await bench.done(job)
     assert "small" in await bench.variants()

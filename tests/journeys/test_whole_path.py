@@ -42,7 +42,7 @@ def test_a_dropped_pt2_becomes_an_endpoint_with_judged_variants(studio: RunningE
     np.testing.assert_allclose(served, source, rtol=1e-4, atol=1e-5)
 
     variants = {variant.variant: variant for variant in detail.variants}
-    assert set(variants) == {"fp32", "fp16", "int8", "int8-static"}
+    assert set(variants) == {"fp32", "fp16", "int8"}
     for name, variant in variants.items():
         assert variant.measurement is not None, variant.verdict.sentence
         assert variant.measurement.p50 > 0

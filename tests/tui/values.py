@@ -240,6 +240,7 @@ def job(
         steps=tuple(steps),
         updated=created + 7,
         format="torch.export",
+        digest=f"digest of {stem}",
         model=stem,
         version=1 if upto > 5 else None,
         problem=problem,

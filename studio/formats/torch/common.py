@@ -48,7 +48,10 @@ def said(error: BaseException, length: int = 400) -> str:
     while error.__cause__ is not None and type(error).__module__.startswith("torch.onnx"):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = _COLOURS.sub("", (lines or [type(error).__name__])[0])[:length]
+    line = (lines or [type(error).__name__])[0]
+    if "TorchScript interpreter" in line:  # then a traceback of the script, and what it ended with
+        line = lines[-1].removeprefix("RuntimeError: ")
+    text = _COLOURS.sub("", line)[:length]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
