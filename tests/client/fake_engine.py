@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ class FakeEngine:
         self.requests: list[tuple[str, str, dict[str, list[str]], Any]] = []
         self.connections = 0
         self.drop_after_answer = False
+        self.dropped = threading.Event()
         self.events: list[Event] = []
         self.hold_stream = threading.Event()
         self.hold_stream.set()
@@ -113,6 +115,8 @@ class FakeEngine:
         if self.drop_after_answer:
             # Closes without having said so: what a keep-alive time-out looks like from the other side.
             handler.close_connection = True
+            handler.connection.shutdown(socket.SHUT_WR)
+            self.dropped.set()
 
     def stream(self, handler: BaseHTTPRequestHandler, since: int) -> None:
         """Chunked, as uvicorn sends it. Ends once all events are out and `hold_stream` is set."""

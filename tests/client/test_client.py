@@ -169,6 +169,7 @@ def test_a_connection_that_the_engine_closed_is_replaced(engine: FakeEngine, cli
     engine.on("POST", "/api/undo", values.move())
     engine.drop_after_answer = True
     client.status()
+    assert engine.dropped.wait(10)
     client.undo()
     assert client.status().models == 1
     assert len(engine.asked("POST", "/api/undo")) == 1

@@ -125,8 +125,12 @@ def test_requests_are_counted(tmp_path: Path) -> None:
         for path in ("/openai/v1/embeddings", "/api/embed"):
             assert server.request("POST", path, body)[0] == 200
         server.request("POST", "/api/embed", b'{"model": "none", "input": "a"}')
-        lines = server.wait_for(lambda: server.said("requests"), "the request lines")[0]["lines"]
-        assert [(line["protocol"], line["status"]) for line in lines][:2] == [("openai", 200), ("ollama", 200)]
+
+        def lines() -> list[Any]:
+            return [line for said in server.said("requests") for line in said["lines"]]
+
+        server.wait_for(lambda: len(lines()) > 1, "the request lines")
+        assert [(line["protocol"], line["status"]) for line in lines()][:2] == [("openai", 200), ("ollama", 200)]
 
 
 HIDDEN = np.arange(24, dtype=np.float32).reshape(2, 3, 4)

@@ -140,15 +140,17 @@ class GrpcServer:
             """Now, and whenever it changes: it becomes ready once, and stops being so once, when draining begins."""
             if request.service not in _WATCHED:
                 yield status("SERVICE_UNKNOWN")
-            else:
-                yield status()
-                if not self._service.ready:
-                    # It takes a moment, once.
-                    while not (self._service.ready or self._draining.is_set()):  # noqa: ASYNC110
-                        await asyncio.sleep(_UNREADY_SECONDS)
-                    yield status()
+                await self._draining.wait()
+                return
+            told = status()
+            yield told
+            # It takes a moment, once.
+            while not (self._service.ready or self._draining.is_set()):  # noqa: ASYNC110
+                await asyncio.sleep(_UNREADY_SECONDS)
+            if status() != told:
+                yield (told := status())
             await self._draining.wait()
-            if request.service in _WATCHED:
+            if status() != told:
                 yield status()
 
         read = messages["HealthCheckRequest"].FromString
