@@ -27,12 +27,16 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One side. Latencies in ms over the whole comparison; throughput in requests a second while its slices ran."""
+    """One side. Latencies in ms over the whole comparison; throughput in requests a second while its slices ran.
+
+    `threads`: ONNX Runtime's for one run of it.
+    """
 
     label: str
     target: str
     requests: int = 0
     errors: int = 0
+    threads: int = 1
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
@@ -69,8 +73,15 @@ class Comparison:
     inputs: InputsKind = "synthetic"
     samples: int = 0
     machine: Machine | None = None
-    threads: int = 1
     elapsed: float = 0.0
     fidelity: tuple[Fidelity | None, ...] = ()
     gates: tuple[Gate, ...] = ()
     problem: Problem | None = None
+
+    @property
+    def threads(self) -> str:
+        """Those of one run, in words: `1 thread`, or `1 / 2 threads` where the arms differ."""
+        counts = [arm.threads for arm in self.arms]
+        if len(set(counts)) <= 1:
+            counts = counts[:1] or [1]
+        return f"{' / '.join(map(str, counts))} thread{'' if counts == [1] else 's'}"

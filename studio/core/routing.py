@@ -17,6 +17,7 @@ class Target:
     """One servable variant. `path` is a read-only ONNX file. `varies`: its run time depends on the values given.
 
     `preprocessing` by input name; `assets`: where the files lie that serving needs beside the graph, by their names.
+    `threads`: with how many a run that has this machine for itself was found to be fastest, 1 if nobody knows.
     """
 
     model: str
@@ -29,6 +30,7 @@ class Target:
     varies: bool = False
     preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     assets: dict[str, str] = field(default_factory=dict)
+    threads: int = 1
 
     @cached_property
     def key(self) -> str:

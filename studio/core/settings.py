@@ -10,8 +10,9 @@ from typing import Literal
 class ServingSettings:
     """`port` 0 takes any free port; `grpc_port` 0 serves no gRPC; `tfs_port` and `tfs_grpc_port` are second ports for
     the same, where clients of TensorFlow Serving look, 0 = none. `workers` are server processes on the one port, and
-    `threads` ONNX Runtime's intra-op threads a run. `run_threads` is the number of runs at the same time, 0 = one a
-    core. It, `queue`, `memory_bytes` and `cache_bytes` are shared out over the processes.
+    `threads` ONNX Runtime's intra-op threads a run, 0 = 1, or what was measured to be best for one that runs alone.
+    `run_threads` is the number of runs at the same time, 0 = one a core. It, `queue`, `memory_bytes` and `cache_bytes`
+    are shared out over the processes.
 
     `timeout_seconds`: what a request without a time-out of its own has, waiting and running; 0 = any. `model_runs`:
     runs of one model at a time, 0 = as many as there are run threads. `memory_bytes` is what loaded models may take
@@ -25,7 +26,7 @@ class ServingSettings:
     port: int = 8080
     workers: int = 1
     run_threads: int = 0
-    threads: int = 1
+    threads: int = 0
     max_body_bytes: int = 64 * 1024 * 1024
     queue: int = 1024
     timeout_seconds: float = 60.0
@@ -38,6 +39,13 @@ class ServingSettings:
     grpc_port: int = 0
     tfs_port: int = 0
     tfs_grpc_port: int = 0
+
+    def threads_of(self, measured: int = 1) -> int:
+        """Threads of a run that has the machine for itself, of a variant that was found to be fastest with `measured`.
+
+        Several processes share the cores among them as it is.
+        """
+        return self.threads or (measured if self.workers == 1 else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ class Intake:
             folder / "scratch",
             folder / "worker.log",
             preload="onnx",
-            threads=settings.serving.threads,
+            threads=settings.serving.threads_of(),
             python=python,
             fork_servers=self._fork_servers,
         )
@@ -166,7 +166,7 @@ class Intake:
                 out=str(bench.out),
                 stem=job.stem,
                 gates=self._workspace.settings.gates,
-                threads=self._workspace.settings.serving.threads,
+                threads=self._workspace.settings.serving.threads_of(),
                 trusted=tuple(one.sha256 for one in self._keep.trusted()),
             )
             result = await self._converted(bench, task, self._progress(jobs, key))

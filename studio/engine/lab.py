@@ -160,7 +160,7 @@ class Lab:
             "plan": plan,
             "gates": version.gates_over(self._workspace.settings.gates),
             "batchable": version.signature.batchable,
-            "threads": self._workspace.settings.serving.threads,
+            "threads": self._workspace.settings.serving.threads_of(),
             "machine": [self.machine.cpu, self.machine.cores, self.machine.runtime],
             "tools": sorted(tool_versions(*MAKERS).items()),
         }
@@ -228,7 +228,7 @@ class Lab:
             batchable=version.signature.batchable,
             reference_size=version.graph.size,
             gates=version.gates_over(self._workspace.settings.gates),
-            threads=self._workspace.settings.serving.threads,
+            threads=self._workspace.settings.serving.threads_of(),
             weights=tuple(str(blobs.path(file.sha256)) for file in version.graph.weights),
             source=source_of(version, self._keep),
             graph=str(blobs.path(made.file.sha256)) if made else "",

@@ -42,14 +42,18 @@ class Measure:
             if target is targets[0]:
                 first = (machine, kind, count)
         machine, kind, count = first
+        alone = comparison.plan.clients == 1
         prepared = replace(
             comparison,
+            arms=tuple(
+                replace(arm, threads=self._settings.threads_of(target.threads if alone else 1))
+                for arm, target in zip(comparison.arms, targets, strict=True)
+            ),
             fidelity=tuple(fidelity),
             gates=tuple(gates),
             machine=machine,
             inputs=kind,
             samples=count,
-            threads=self._settings.threads,
         )
         on_update(prepared)
         measured = await run_comparison(prepared, self._supervisor.url, targets, samples, on_update)

@@ -53,11 +53,11 @@ class Templates:
             out=str(scratch / "out"),
             stem=stem,
             gates=settings.gates,
-            threads=settings.serving.threads,
+            threads=settings.serving.threads_of(),
             trusted=tuple(one.sha256 for one in self._keep.trusted()),
         )
         limits = replace(settings.workers, wall_seconds=settings.workers.intake_seconds)
-        log, threads = folder / "worker.log", settings.serving.threads
+        log, threads = folder / "worker.log", settings.serving.threads_of()
 
         async def work(python: Path | None) -> TemplateResult:
             async with spawn_worker(

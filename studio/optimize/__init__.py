@@ -1,1 +1,1 @@
-"""Recipes that make variants of a graph: one module each. `studio.optimize.base.recipes()` finds them."""
+"""Making variants of a graph: `recipes/` holds what can be made, `base` what a recipe is, the rest their tools."""

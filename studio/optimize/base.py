@@ -148,12 +148,10 @@ def recipes() -> dict[str, Recipe]:
 
 def recipes_with_origin() -> dict[str, tuple[Recipe, str]]:
     """As `recipes`, each with 'built in' or the distribution that it comes from."""
-    import studio.optimize as package
+    import studio.optimize.recipes as package
 
     found: dict[str, tuple[Recipe, str]] = {}
     for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        if info.name.rpartition(".")[2].startswith("_"):
-            continue  # imports a framework, which only workers may
         recipe = getattr(importlib.import_module(info.name), "RECIPE", None)
         if isinstance(recipe, Recipe):
             found[recipe.name] = recipe, BUILT_IN

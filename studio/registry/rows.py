@@ -114,6 +114,7 @@ def version_row(
     manifest: VersionManifest, archived: bool, variants: Sequence[VariantManifest] = (), here: Here | None = None
 ) -> Row:
     """Row of `versions`. `target` is the reference graph's routing target as JSON, its path left empty."""
+    reference = next((one for one in variants if one.is_reference), None)
     return {
         "model": manifest.model,
         "version": manifest.version,
@@ -126,7 +127,7 @@ def version_row(
         "title": manifest.title,
         "tags": list(manifest.tags),
         "archived": archived,
-        "target": _target(manifest, REFERENCE_VARIANT, manifest.graph),
+        "target": _target(manifest, REFERENCE_VARIANT, manifest.graph, _threads(reference, here)),
     } | choice_row(variants, here or Here())
 
 
@@ -147,7 +148,7 @@ def variant_row(manifest: VariantManifest, version: VersionManifest | None, here
         "fidelity": worst_cosine(manifest.fidelity),
         "accuracy": manifest.fidelity.accuracy if manifest.fidelity else None,
         "speedup": measurement.speedup.value if measurement and measurement.speedup else None,
-        "target": _target(version, manifest.variant, manifest.graph)
+        "target": _target(version, manifest.variant, manifest.graph, _threads(manifest, here))
         if servable and version is not None and manifest.graph is not None
         else None,
         "run": manifest.run,
@@ -182,7 +183,15 @@ _ACROSS_ROWS = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Dyn
 _LOOPS = frozenset({"Loop", "Scan"})
 
 
-def _target(version: VersionManifest, variant: str, graph: Graph) -> str:
+def _threads(variant: VariantManifest | None, here: Here | None) -> int:
+    """What the variant's runs were measured to be fastest with; 1 where that does not hold for this machine."""
+    tuned = variant.measurement.tuned if variant and variant.measurement else None
+    if variant is None or tuned is None or here is None or stale_words(variant.machine, here.machine):
+        return 1
+    return tuned.threads
+
+
+def _target(version: VersionManifest, variant: str, graph: Graph, threads: int) -> str:
     operators = graph.operators.keys()
     signature = version.signature
     target = Target(
@@ -196,5 +205,6 @@ def _target(version: VersionManifest, variant: str, graph: Graph) -> str:
         varies=not operators or bool(operators & _LOOPS),
         preprocessing=version.preprocessing,
         assets={asset.name: asset.sha256 for asset in version.assets},
+        threads=threads,
     )
     return codec.encode(target).decode()

@@ -14,7 +14,7 @@ from studio.core.route import Route
 from studio.core.views import ModelDetail, VersionDetail, VersionPage, VersionRow
 from studio.registry.rebuild import HEAD
 from studio.registry.registry import Registry
-from studio.registry.rows import Row, alias_row, choice_row, journal_row, variant_row, version_row
+from studio.registry.rows import Row, alias_row, journal_row, variant_row, version_row
 from studio.registry.shape import version_view
 from studio.store.history import is_about_code, move_of, route_change_of, subject_of, version_of
 
@@ -90,10 +90,14 @@ def _index_variant(registry: Registry, manifest: VariantManifest) -> None:
     version = registry.store.manifests.read_version(manifest.model, manifest.version)
     registry.database.run("DELETE FROM variants WHERE model = ? AND version = ? AND variant = ?", key)
     registry.database.insert("variants", [variant_row(manifest, version, registry.here)])
-    chosen = choice_row(registry.store.manifests.read_variants(manifest.model, manifest.version), registry.here)
+    if version is None:
+        return
+    # What its variants are like is in the version's row too: the choice among them, the threads of the reference.
+    variants = registry.store.manifests.read_variants(manifest.model, manifest.version)
+    row = version_row(version, False, variants, registry.here)
     registry.database.run(
-        "UPDATE versions SET auto = ?, choice = ?, front = ? WHERE model = ? AND version = ?",
-        [chosen["auto"], chosen["choice"], chosen["front"], manifest.model, manifest.version],
+        "UPDATE versions SET target = ?, auto = ?, choice = ?, front = ? WHERE model = ? AND version = ?",
+        [row["target"], row["auto"], row["choice"], row["front"], manifest.model, manifest.version],
     )
 
 

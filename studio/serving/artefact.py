@@ -33,7 +33,7 @@ from studio.core.errors import StudioError
 from studio.core.routing import Target
 
 if TYPE_CHECKING:
-    from studio.serving.sessions import Array
+    from studio.serving.loaded import Array
 
 FORMAT = 1
 GRAPH = "model.onnx"

@@ -26,7 +26,8 @@ from studio.core.errors import StudioError
 from studio.core.routing import Target
 from studio.serving import artefact
 from studio.serving.artefact import GRAPH, MADE, WEIGHTS, Made, alike, heads
-from studio.serving.sessions import Array, LoadedModel, Shared, open_session, session_options, zeros
+from studio.serving.loaded import Array, LoadedModel, Shared
+from studio.serving.sessions import open_session, session_options, zeros
 
 SMALLEST = 1024
 """Weights of fewer bytes stay in the graph."""
@@ -101,7 +102,8 @@ def _filled(order: Order, temp: Path) -> Made:
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     try:
         original = LoadedModel(target, Shared(open_session(target.path, options)))
-        copy = LoadedModel(target, Shared(open_session(str(temp / GRAPH), session_options(1, optimised=True))))
+        mapped = open_session(str(temp / GRAPH), session_options(1, optimised=True))
+        copy = LoadedModel(target, Shared(mapped))
     except Exception as error:  # the runtime can not save every graph
         return _nothing(order, f"{type(error).__name__}: {error}"[:300])
     answers: dict[str, tuple[float, ...]] = {}

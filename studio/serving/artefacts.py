@@ -21,8 +21,8 @@ from studio.core.errors import StudioError
 from studio.serving import artefact, sessions
 from studio.serving.artefact import Made
 from studio.serving.artefact_maker import Order
+from studio.serving.loaded import LoadedModel
 from studio.serving.memory import give_back
-from studio.serving.sessions import LoadedModel
 
 WORTH_SECONDS = 0.02
 """A model that loads faster has nothing to gain, unless it is large."""
@@ -36,7 +36,8 @@ _log = logging.getLogger("studio.serving")
 
 
 class Artefacts:
-    """The cache in `folder`, at most `most_bytes` large. `want` may be called from any thread.
+    """The cache in `folder`, at most `most_bytes` large. `want` may be called from any thread. `threads` as for
+    `sessions.load`.
 
     Raises OSError where the folder can not be made.
     """
@@ -97,11 +98,13 @@ class Artefacts:
         if made.refused:
             _log.info("%s is served without an artefact: %s", target.name, made.refused)
             return
-        mapped = sessions.from_artefact(target, self._threads, self.folder)
+        mapped = sessions.from_artefact(target, self._threads or 1, self.folder)
         if mapped is None:
             return
         model.shared.session = mapped.shared.session
         model.shared.mapped = True
+        if not self._threads:
+            sessions.widen(model, self)
         give_back()
 
     def _make(self, model: LoadedModel) -> Made:

@@ -18,7 +18,7 @@ from studio.core.tensors import Signature
 from studio.serving.problems import Expired, ModelFailed
 
 if TYPE_CHECKING:
-    from studio.serving.sessions import Array, LoadedModel
+    from studio.serving.loaded import Array, LoadedModel
 
 LOOK_AHEAD = 256
 """Waiting requests that are looked through for more of the same kind."""
@@ -175,8 +175,8 @@ def take(pending: deque[Ticket], most: int) -> list[Ticket]:
     return taken
 
 
-def run_together(tickets: list[Ticket], options: Any = None) -> None:
-    """Run the tickets of one `take`, and set each one's `result`. Blocks; never raises."""
+def run_together(tickets: list[Ticket], options: Any = None, alone: bool = False) -> None:
+    """Run the tickets of one `take`, and set each one's `result`. Blocks; never raises. `alone`: nothing else runs."""
     now = time.perf_counter_ns()
     live = []
     for ticket in tickets:
@@ -188,19 +188,19 @@ def run_together(tickets: list[Ticket], options: Any = None) -> None:
     if not live:
         return
     if len(live) == 1:
-        _alone(live[0], options)
-    elif not _together(live, options):
+        _single(live[0], options, alone)
+    elif not _together(live, options, alone):
         for ticket in live:
             if not (ticket.cancelled or ticket.finished):
                 ticket.started_ns = time.perf_counter_ns()
                 ticket.leader, ticket.batch_rows = True, ticket.rows
-                _alone(ticket, options)
+                _single(ticket, options, alone)
 
 
-def _alone(ticket: Ticket, options: Any) -> None:
+def _single(ticket: Ticket, options: Any, alone: bool) -> None:
     ticket.ran_ns = ticket.started_ns
     try:
-        ticket.result = ticket.model.run(ticket.inputs, ticket.outputs, options)
+        ticket.result = ticket.model.run(ticket.inputs, ticket.outputs, options, alone)
     except StudioError as error:
         ticket.result = error
     except Exception as error:  # whoever runs tickets must outlive whatever a model does
@@ -208,7 +208,7 @@ def _alone(ticket: Ticket, options: Any) -> None:
     ticket.ended_ns = time.perf_counter_ns()
 
 
-def _together(tickets: list[Ticket], options: Any) -> bool:
+def _together(tickets: list[Ticket], options: Any, alone: bool) -> bool:
     """Whether it went well; nothing is set otherwise."""
     first = tickets[0]
     model = first.model
@@ -216,7 +216,7 @@ def _together(tickets: list[Ticket], options: Any) -> bool:
     joined = {name: np.concatenate([ticket.inputs[name] for ticket in tickets]) for name in first.inputs}
     ran = time.perf_counter_ns()
     try:
-        arrays = model.run(joined, first.outputs, options)
+        arrays = model.run(joined, first.outputs, options, alone)
     except Exception:  # one of them did it: each alone tells which
         return False
     if any(not array.ndim or array.shape[0] != rows for array in arrays):

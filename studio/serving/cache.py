@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from studio.serving.sessions import Array
+    from studio.serving.loaded import Array
 
 Key = bytes
 

@@ -168,7 +168,7 @@ def _artefacts(settings: ServingSettings, cache: Path | None) -> Artefacts | Non
     if cache is None or not settings.artefact_bytes:
         return None
     try:
-        return Artefacts(cache, settings.artefact_bytes, settings.threads)
+        return Artefacts(cache, settings.artefact_bytes, settings.threads_of(0))
     except OSError as error:
         _log.warning("no serving artefacts: %s", error)
         return None
@@ -179,7 +179,7 @@ def build(settings: ServingSettings, channel: Channel, artefacts: Artefacts | No
     loop = asyncio.get_running_loop()
     statistics = Statistics()
     router = Router(
-        functools.partial(sessions.load, threads=settings.threads, artefacts=artefacts),
+        functools.partial(sessions.load, threads=settings.threads_of(0), artefacts=artefacts),
         memory_bytes=settings.memory_bytes or machine_bytes() // 2,
         idle_seconds=settings.idle_seconds,
     )

@@ -24,8 +24,8 @@ from studio.serving.http import (
     accepted_encoding,
     header_map,
 )
+from studio.serving.loaded import LoadedModel
 from studio.serving.problems import unforeseen
-from studio.serving.sessions import LoadedModel
 
 if TYPE_CHECKING:
     from studio.serving.service import Exchange, Service

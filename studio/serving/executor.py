@@ -20,7 +20,7 @@ from studio.serving.batching import Run, Ticket, run_together, take
 from studio.serving.problems import Busy
 
 if TYPE_CHECKING:
-    from studio.serving.sessions import Array, LoadedModel
+    from studio.serving.loaded import Array, LoadedModel
 
 INLINE_NS = 300_000
 """A model whose runs take less is run in the loop."""
@@ -88,6 +88,7 @@ class Executor:
         self._limit = limit
         self._default_ns = int(seconds * 1e9)
         self._parallel = parallel or 1 << 30
+        self._busy: set[int] = set()
         self._open: set[Ticket] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._queue: SimpleQueue[Lane | None] = SimpleQueue()
@@ -208,7 +209,10 @@ class Executor:
             run = Run(tickets, options)
             for ticket in tickets:
                 ticket.run = run
-            run_together(tickets, options)
+            self._busy.add(threading.get_ident())
+            # A guess is enough: others may begin or end at this very moment.
+            run_together(tickets, options, alone=len(self._busy) == 1 and not lane.pending)
+            self._busy.discard(threading.get_ident())
             with lane.lock:
                 lane.running -= 1
                 if lane.pending and self._parallel < len(self._threads):

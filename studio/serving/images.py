@@ -10,7 +10,7 @@ import numpy as np
 from studio.core.errors import InvalidInput, NeedsExtra, Refused
 from studio.core.preprocessing import Preprocessing
 from studio.core.tensors import TensorSpec
-from studio.serving.sessions import Array, dtype_of
+from studio.serving.loaded import Array, dtype_of
 
 MAX_PIXELS = 64_000_000
 """Images with more are refused before they are unpacked: a small file can hold an enormous one."""

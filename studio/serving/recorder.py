@@ -24,7 +24,7 @@ import numpy as np
 from studio.core.recording import NOT_RECORDED, RecordingPlan, part_name, part_of
 from studio.core.routing import Target
 from studio.core.rows import RowLayout, row_layout
-from studio.serving.sessions import Array
+from studio.serving.loaded import Array
 from studio.store.recordings import recorded
 
 ROWS_A_REQUEST = 64

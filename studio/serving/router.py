@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from studio.core.errors import InvalidInput, NotFound, Problem, StudioError, Unavailable, from_problem
 from studio.core.route import Arm, chosen, drawn
 from studio.core.routing import ModelRoutes, RoutingTable, Target
-from studio.serving.sessions import LoadedModel
+from studio.serving.loaded import LoadedModel
 
 Load = Callable[[Target], LoadedModel]
 Key = Callable[[], bytes]
 """Gives what a request is to be kept with one version by (`sticky_key`); asked only where a model is split."""
 Routed = tuple[Target, Target | None]
 """What answers a request, and the shadow that gets a copy of it."""
-Identity = tuple[str, str, str]
+Identity = tuple[str, str, str, int]
 
 MAX_PATHS = 4096
 """Spellings of request paths that are remembered."""
@@ -42,7 +42,7 @@ class Failure:
 
 def identity(target: Target) -> Identity:
     """Two targets with the same identity can share a session."""
-    return target.name, target.sha256, target.path
+    return target.name, target.sha256, target.path, target.threads
 
 
 class Router:
@@ -209,7 +209,7 @@ class Router:
             self.forks.clear()
             self._release()
         self.on_change()
-        return {name: reason for (name, _, _), reason in failed.items()}
+        return {name: reason for (name, *_), reason in failed.items()}
 
     def unload(self, name: str) -> None:
         """Drop all loaded versions of a model. Runs that are under way hold theirs until they are done."""

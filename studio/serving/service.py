@@ -15,11 +15,11 @@ from studio.serving.batching import Ticket
 from studio.serving.cache import Cache, key_of
 from studio.serving.executor import Executor
 from studio.serving.http import REFERENCE, Body, Connection, Disconnected, Response, error_response
+from studio.serving.loaded import Array, LoadedModel
 from studio.serving.peers import Peers
 from studio.serving.problems import unforeseen
 from studio.serving.recorder import Recorder
 from studio.serving.router import Router
-from studio.serving.sessions import Array, LoadedModel
 from studio.serving.shadow import Shadows
 from studio.serving.statistics import Statistics
 

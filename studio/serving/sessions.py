@@ -6,36 +6,30 @@ and imported inside functions.
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import logging
 import os
-import re
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from studio.core.errors import InvalidInput, StudioError, Unavailable
+from studio.core.errors import StudioError, Unavailable
 from studio.core.ort_format import HEAD, is_ort
 from studio.core.routing import Target
-from studio.core.tensors import DATATYPES, TensorSpec
+from studio.core.tensors import TensorSpec
 from studio.serving import artefact
 from studio.serving.batching import Rules, best_batch
+from studio.serving.loaded import Array, LoadedModel, Shared, dtype_of, runtime_words
 from studio.serving.memory import give_back, resident_bytes
-from studio.serving.problems import ModelFailed
 
 if TYPE_CHECKING:
     from studio.serving.artefacts import Artefacts
-    from studio.serving.executor import Lane
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-Array = npt.NDArray[Any]
 
 MAX_ROWS = 64
 """Rows of requests that are run together at most."""
@@ -44,141 +38,7 @@ LARGE_BYTES = 1 << 20
 MEASURE_SECONDS = 0.2
 """Time that finding the best number of them may take while a model loads."""
 
-_ONNX_BFLOAT16 = 16
-"""onnx.TensorProto.BFLOAT16."""
-
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    datatype: np.dtype(name) for datatype, (name, _) in DATATYPES.items() if datatype != "BF16"
-}
-
-
-@functools.cache
-def _bfloat16() -> np.dtype[Any]:
-    import ml_dtypes
-
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
-
-
-def dtype_of(datatype: str) -> np.dtype[Any]:
-    """The numpy dtype of an OIP datatype, little-endian. BYTES are arrays of `str` objects."""
-    return _bfloat16() if datatype == "BF16" else _DTYPES[datatype]
-
-
-class Shared:
-    """A session, and what was found out about it: one for all targets that are the same graph.
-
-    `session` may be replaced by an equal one at any time (`studio.serving.artefacts`); a run that is under way keeps
-    the one it began with. `mapped`: it came from a serving artefact. `models` are those that use it.
-    """
-
-    __slots__ = ("__weakref__", "load_seconds", "mapped", "memory_bytes", "models", "most", "session", "typical_ns")
-
-    def __init__(self, session: Any, load_seconds: float = 0.0, mapped: bool = False) -> None:
-        self.session = session
-        self.load_seconds = load_seconds
-        self.mapped = mapped
-        self.memory_bytes = 0
-        self.most = 1
-        self.typical_ns = 0
-        self.models: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
-
-
-class LoadedModel:
-    """A target with its session. One session serves any number of threads (`run` releases the GIL).
-
-    `warm_error` tells what the run on zeros failed with, '' if it went well: many models refuse zeros, or sizes of 1,
-    and still serve, so it is recorded and not fatal. `last_used` is `time.monotonic()`. `rules` say which requests may
-    run together, `typical_ns` is what a run of one row took when it was loaded, `shared` its session and who else uses
-    that, `lane` belongs to the executor.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_bf16",
-        "_names",
-        "lane",
-        "last_used",
-        "rules",
-        "shared",
-        "target",
-        "typical_ns",
-        "warm_error",
-    )
-
-    def __init__(self, target: Target, shared: Shared) -> None:
-        self.target = target
-        self.shared = shared
-        self.warm_error = ""
-        self.last_used = time.monotonic()
-        self._names = [spec.name for spec in target.signature.outputs]
-        specs = (*target.signature.inputs, *target.signature.outputs)
-        self._bf16 = any(spec.datatype == "BF16" for spec in specs)
-        self.rules = Rules(target.signature)
-        self.typical_ns = 0
-        self.lane: Lane | None = None
-        shared.models.add(self)
-
-    @property
-    def load_seconds(self) -> float:
-        return self.shared.load_seconds
-
-    @property
-    def memory_bytes(self) -> int:
-        """What it was seen to take, shared out over the targets that use the same session."""
-        return self.shared.memory_bytes // max(len(self.shared.models), 1)
-
-    @staticmethod
-    def run_options() -> Any:
-        """Options of one run, through which another thread can stop it between two nodes (`terminate`)."""
-        from onnxruntime import RunOptions
-
-        options = RunOptions()
-        options.log_severity_level = 4
-        return options
-
-    def run(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, options: Any = None
-    ) -> list[Array]:
-        """The named outputs in that order, or all in the order of the signature. `options`: see `run_options`.
-
-        Blocks for as long as the model runs. Raises InvalidInput where the runtime blames the inputs, ModelFailed
-        for every other failure.
-        """
-        names = self._names if outputs is None else list(outputs)
-        try:
-            if self._bf16:
-                return self._run_bf16(inputs, names, options)
-            results: list[Array] = self.shared.session.run(names, inputs, options)
-            return results
-        except StudioError:
-            raise
-        except Exception as error:
-            raise _run_error(self.target, error) from error
-
-    def _run_bf16(self, inputs: Mapping[str, Array], names: list[str], options: Any) -> list[Array]:
-        """numpy has no bfloat16 that the runtime knows, so those tensors travel as OrtValues of raw 16-bit words."""
-        from onnxruntime import OrtValue
-
-        feeds = {}
-        for name, array in inputs.items():
-            if array.dtype == _bfloat16():
-                words = np.ascontiguousarray(array).view(np.uint16)
-                feeds[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(words, _ONNX_BFLOAT16)
-            else:
-                feeds[name] = OrtValue.ortvalue_from_numpy(array)
-        return [_array_of(value) for value in self.shared.session.run_with_ort_values(names, feeds, options)]
-
-
-def _array_of(value: Any) -> Array:
-    if value.data_type() != "tensor(bfloat16)":
-        array: Array = value.numpy()
-        return array
-    shape = tuple(value.shape())
-    raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape, dtype=np.int64)))
-    return np.frombuffer(raw, dtype=_bfloat16()).reshape(shape)
-
+_log = logging.getLogger("studio.serving")
 
 _shared: weakref.WeakValueDictionary[tuple[str, str, int], Shared] = weakref.WeakValueDictionary()
 _sharing = threading.Lock()
@@ -186,7 +46,10 @@ _sharing = threading.Lock()
 
 def load(target: Target, threads: int, artefacts: Artefacts | None = None) -> LoadedModel:
     """Load and warm one target, from its artefact where there is one, with the session of another target where that
-    is the same graph. Blocks; the runtime releases the GIL meanwhile. Raises Unavailable."""
+    is the same graph. `threads` of a run; 0 = 1, and for one that runs alone as many as the target says.
+
+    Blocks; the runtime releases the GIL meanwhile. Raises Unavailable.
+    """
     if not Path(target.path).is_file():
         raise Unavailable(f"'{target.name}' could not be loaded.", "Its file is missing from the store.")
     key = (target.path, target.sha256, threads)
@@ -195,10 +58,12 @@ def load(target: Target, threads: int, artefacts: Artefacts | None = None) -> Lo
     if shared is not None:
         model = _checked(target, shared)
         _measured(model)
-        return model
-    model = _fresh(target, threads, artefacts)
-    with _sharing:
-        _shared[key] = model.shared
+    else:
+        model = _fresh(target, threads or 1, artefacts)
+        with _sharing:
+            _shared[key] = model.shared
+    if not threads:
+        widen(model, artefacts)
     return model
 
 
@@ -225,6 +90,27 @@ def _fresh(target: Target, threads: int, artefacts: Artefacts | None) -> LoadedM
     if artefacts is not None and not model.shared.mapped:
         artefacts.want(model)
     return model
+
+
+def widen(model: LoadedModel, artefacts: Artefacts | None) -> None:
+    """Give it the session for requests that come alone, where that is faster and costs next to no memory: weights
+    that are mapped are there once, and those of a small graph are nothing."""
+    target, shared = model.target, model.shared
+    if target.threads <= 1 or shared.wide is not None:
+        return
+    try:
+        if shared.mapped and artefacts is not None:
+            graph = artefact.place_of(artefacts.folder, target.sha256) / artefact.GRAPH
+            wide = open_session(str(graph), session_options(target.threads, optimised=True))
+        elif Path(target.path).stat().st_size < LARGE_BYTES:
+            wide = open_session(target.path, session_options(target.threads))
+        else:
+            return
+        wide.run(None, zeros(target.signature.inputs))
+    except Exception as error:  # whatever is wrong, there is the other
+        _log.warning("%s has no session of %d threads: %s", target.name, target.threads, runtime_words(error))
+        return
+    shared.wide = wide
 
 
 def from_artefact(target: Target, threads: int, folder: Path) -> LoadedModel | None:
@@ -356,26 +242,3 @@ def zeros(specs: Sequence[TensorSpec], rows: int = 1) -> dict[str, Array]:
         empty: Any = "" if spec.datatype == "BYTES" else 0
         arrays[spec.name] = np.full(shape, empty, dtype=dtype_of(spec.datatype))
     return arrays
-
-
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\]\s*:\s*\d+\s*:\s*\w+\s*:\s*")
-_PATHS = re.compile(r"(?:[A-Za-z]:)?(?:/[^\s/:'\"]+){2,}(?::\d+)?")
-_MAX_WORDS = 600
-
-
-def runtime_words(error: Exception) -> str:
-    """What the runtime said, in one line, without its error code and without file paths."""
-    text = _PATHS.sub("…", _PREFIX.sub("", " ".join(str(error).split())))
-    return text[:_MAX_WORDS].rstrip(" .") or type(error).__name__
-
-
-def _run_error(target: Target, error: Exception) -> StudioError:
-    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
-
-    if isinstance(error, InvalidArgument):
-        return InvalidInput(f"'{target.name}' does not accept these inputs.", f"{runtime_words(error)}.")
-    return ModelFailed(
-        f"'{target.name}' failed on these inputs.",
-        f"{runtime_words(error)}.",
-        "Check the shapes and values that you send, or try the same request on another version.",
-    )

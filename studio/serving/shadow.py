@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from studio.serving.batching import Ticket
     from studio.serving.executor import Executor
+    from studio.serving.loaded import Array, LoadedModel
     from studio.serving.router import Router
-    from studio.serving.sessions import Array, LoadedModel
 
 MAX_WAITING = 32
 """Copies that wait for their turn."""

@@ -14,7 +14,7 @@ import numpy as np
 from studio.core.errors import NeedsExtra, Refused, StudioError, Unavailable
 from studio.core.preprocessing import Preprocessing
 from studio.core.routing import Target
-from studio.serving.sessions import Array, dtype_of
+from studio.serving.loaded import Array, dtype_of
 
 MAX_TEXTS = 2048
 """Texts of one request, as OpenAI limits them."""

@@ -21,7 +21,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "serving.port": (0, 65535),
     "serving.workers": (1, 256),
     "serving.run_threads": (0, 1024),
-    "serving.threads": (1, 1024),
+    "serving.threads": (0, 1024),
     "serving.max_body_bytes": (1, None),
     "serving.queue": (1, None),
     "serving.timeout_seconds": (0, None),

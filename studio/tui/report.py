@@ -92,7 +92,7 @@ def comparison_report(comparison: Comparison) -> str:
         "",
         f"{comparison.inputs} inputs, {comparison.samples} samples; {text.plural(plan.clients, 'client')}, "
         f"{comparison.elapsed:.0f} of {plan.seconds:.0f} s in slices of {plan.slice_seconds} s, interleaved; "
-        f"{text.plural(comparison.threads, 'thread')}.{where}",
+        f"{comparison.threads}.{where}",
         "",
     ]
     return "\n".join(lines)

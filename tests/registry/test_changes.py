@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from studio.core.errors import Conflict, InvalidInput, NotFound, Refused
+from studio.core.manifest import Tuned
 from studio.core.names import Reference
 from studio.registry.changes import (
     add_variant,
@@ -194,6 +195,26 @@ def test_on_another_machine_figures_are_stale_and_auto_is_the_reference(digits: 
     with Registry.open(workspace, machine=MACHINE) as back:
         (row, *_) = list_versions(back).rows
         assert row.auto == "int8" and not any(one.stale for one in row.variants)
+
+
+def test_targets_carry_the_threads_that_were_measured_here(registry: Registry) -> None:
+    blobs, workspace = registry.store.blobs, registry.store.workspace
+    add_version(registry, version(blobs))
+    for name, threads in (("fp32", 4), ("int8", 2), ("fp16", 1)):
+        one = variant(blobs, name=name, outcome="reference" if name == "fp32" else "keep")
+        assert one.measurement is not None
+        tuned = replace(one.measurement, tuned=Tuned(threads=threads, batch=8))
+        add_variant(registry, replace(one, measurement=tuned))
+
+    def found(opened: Registry) -> dict[str, int]:
+        return {key: target.threads for key, target in routing_table(opened, 0).models["digits"].targets.items()}
+
+    assert found(registry) == {"1-fp32": 4, "1-int8": 2, "1-fp16": 1}
+    registry.close()
+    with Registry.open(workspace, machine=replace(MACHINE, cores=64)) as moved:
+        assert set(found(moved).values()) == {1}
+    with Registry.open(workspace, machine=MACHINE) as back:
+        assert found(back) == {"1-fp32": 4, "1-int8": 2, "1-fp16": 1}
 
 
 def test_evidence_is_found_by_its_content(digits: Registry) -> None:

@@ -17,8 +17,9 @@ from studio.core.errors import StudioError
 from studio.core.tensors import Signature, TensorSpec
 from studio.serving.batching import Rules, Ticket, best_batch, take
 from studio.serving.executor import Executor, Lane
+from studio.serving.loaded import LoadedModel
 from studio.serving.problems import Busy, Expired
-from studio.serving.sessions import LoadedModel, load
+from studio.serving.sessions import load
 from tests.serving import graphs
 
 

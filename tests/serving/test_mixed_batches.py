@@ -16,7 +16,8 @@ from studio.core.errors import StudioError
 from studio.core.tensors import TensorSpec
 from studio.serving.batching import Ticket
 from studio.serving.executor import Executor
-from studio.serving.sessions import Array, LoadedModel, load
+from studio.serving.loaded import Array, LoadedModel
+from studio.serving.sessions import load
 from tests.serving import graphs
 
 

@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 from studio.core.errors import InvalidInput
 from studio.core.tensors import DATATYPES
+from studio.serving.loaded import dtype_of
 from studio.serving.protocols import oip_tensors as tensors
-from studio.serving.sessions import dtype_of
 
 NUMERIC = [name for name in DATATYPES if name not in ("BYTES", "BF16")]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=1, max_side=5)

@@ -108,7 +108,6 @@ def comparison(
         inputs="labelled",
         samples=250,
         machine=MACHINE,
-        threads=1,
         plan=Plan(references=("digits:production", *TARGETS[1:arms]), seconds=60, clients=8),
         elapsed=elapsed,
         rows=() if state == "queued" else rows,

@@ -178,7 +178,7 @@ def fidelity_lines(comparison: Comparison) -> str:
 def how(comparison: Comparison) -> str:
     """How it was measured: without this, figures mean nothing."""
     plan, machine = comparison.plan, comparison.machine
-    taken = f"{plan.seconds:g} s, {plural(plan.clients, 'client')}, {comparison.threads} thread a run"
+    taken = f"{plan.seconds:g} s, {plural(plan.clients, 'client')}, {comparison.threads} a run"
     if len(comparison.arms) > 1:
         taken += f", slices of {plan.slice_seconds:g} s in turn"
     return fields(

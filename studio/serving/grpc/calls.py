@@ -10,9 +10,9 @@ from typing import Any
 from studio.core.errors import StudioError
 from studio.core.routing import Target
 from studio.serving.http import REFERENCE, Connection, Response
+from studio.serving.loaded import LoadedModel
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service
-from studio.serving.sessions import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from studio.core.routing import Target
 from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.oip_messages import inference
 from studio.serving.http import Response
+from studio.serving.loaded import Array, LoadedModel, dtype_of
 from studio.serving.problems import Unsupported
 from studio.serving.protocols import oip
 from studio.serving.protocols import oip_documents as documents
@@ -34,7 +35,6 @@ from studio.serving.protocols.oip_infer import (
     wanted_outputs,
 )
 from studio.serving.service import Service, count_failure
-from studio.serving.sessions import Array, LoadedModel, dtype_of
 
 SERVICE = "inference.GRPCInferenceService"
 NAME = "v2 grpc"

@@ -18,11 +18,11 @@ from studio.core.tensors import TensorSpec
 from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.tfs_messages import DTYPES, messages
 from studio.serving.http import Response
+from studio.serving.loaded import Array, LoadedModel, dtype_of
 from studio.serving.protocols.oip_infer import check_complete, check_input
 from studio.serving.protocols.oip_tensors import from_binary
 from studio.serving.router import Routed
 from studio.serving.service import Service, count_failure
-from studio.serving.sessions import Array, LoadedModel, dtype_of
 
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 NAME = "tfs grpc"

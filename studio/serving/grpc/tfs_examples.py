@@ -21,10 +21,10 @@ from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.tfs import NAME, fill_spec, routed
 from studio.serving.grpc.tfs_messages import messages
 from studio.serving.http import Response
+from studio.serving.loaded import Array, LoadedModel, dtype_of
 from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.tfs_json import number_of, scores_of
 from studio.serving.service import Service, count_failure
-from studio.serving.sessions import Array, LoadedModel, dtype_of
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _FLOATS = ("FP16", "FP32", "FP64")

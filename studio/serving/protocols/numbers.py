@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from studio.serving.http import Body
-from studio.serving.sessions import Array, dtype_of
+from studio.serving.loaded import Array, dtype_of
 
 FROM_BYTES = 2048
 """Below this the ordinary way is as fast."""

@@ -16,13 +16,13 @@ from studio.core.errors import InvalidInput, StudioError, Unavailable
 from studio.core.routing import Target
 from studio.serving.direct import Found, Pairs
 from studio.serving.http import Body, Request, Response, json_response, unpacked
+from studio.serving.loaded import Array, LoadedModel
 from studio.serving.peers import Figures, everywhere, figures_of
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
-from studio.serving.sessions import Array, LoadedModel
 
 PREFIX = "v2"
 NAME = "v2"

@@ -18,10 +18,10 @@ from studio.core.errors import InvalidInput
 from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, TensorSpec
 from studio.serving.http import OCTETS, Body, Response
+from studio.serving.loaded import Array
 from studio.serving.problems import ModelFailed, Unsupported
 from studio.serving.protocols import numbers
 from studio.serving.protocols import oip_tensors as tensors
-from studio.serving.sessions import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
 MAX_DEPTH = 100

@@ -17,8 +17,8 @@ import numpy as np
 
 from studio.core.errors import InvalidInput
 from studio.core.tensors import DATATYPES
+from studio.serving.loaded import Array, dtype_of
 from studio.serving.protocols.numbers import Numbers
-from studio.serving.sessions import Array, dtype_of
 
 MAX_ELEMENTS = 2**63 - 1
 MAX_RANK = 64

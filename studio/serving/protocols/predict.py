@@ -23,13 +23,13 @@ from studio.core.tensors import TensorSpec
 from studio.serving import openapi
 from studio.serving.http import Request, Response, json_response, unpacked
 from studio.serving.images import decoded, is_image
+from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import tables
 from studio.serving.protocols.oip_infer import MAX_BATCH, load_json
 from studio.serving.protocols.oip_tensors import nested
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
-from studio.serving.sessions import Array, LoadedModel
 from studio.serving.texts import tokenise
 
 PREFIX = "predict"

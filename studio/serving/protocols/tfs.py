@@ -17,11 +17,11 @@ from studio.core.names import REFERENCE_VARIANT
 from studio.core.routing import ModelRoutes, Target
 from studio.serving.direct import Found, Pairs
 from studio.serving.http import Body, Request, Response, unpacked
+from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed, Unsupported
 from studio.serving.protocols import tfs_json
 from studio.serving.router import Routed, sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
-from studio.serving.sessions import Array, LoadedModel
 
 NAME = "tfs"
 SIGNATURE = "serving_default"

@@ -19,12 +19,12 @@ from studio.core.errors import InvalidInput
 from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
 from studio.serving.http import Body
+from studio.serving.loaded import Array
 from studio.serving.problems import ModelFailed
 from studio.serving.protocols import numbers
 from studio.serving.protocols.numbers import Numbers
 from studio.serving.protocols.oip_infer import MAX_BATCH, load_json
 from studio.serving.protocols.oip_tensors import nested
-from studio.serving.sessions import Array
 
 Json = dict[str, Any]
 _TOKENS = (b"NaN", b"Infinity")

@@ -17,12 +17,12 @@ import orjson
 from studio.core.errors import InvalidInput, StudioError
 from studio.core.routing import ModelRoutes, Target
 from studio.serving.http import Request, Response, error_headers, json_response, unpacked
+from studio.serving.loaded import Array
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import predict
 from studio.serving.protocols.oip_documents import version_name
 from studio.serving.router import sticky_key
 from studio.serving.service import Service, answered, count_failure
-from studio.serving.sessions import Array
 
 PREDICTIONS, MODELS, PING = "predictions", "models", "ping"
 TOP = 5

@@ -157,7 +157,7 @@ def measured_lines(comparison: Comparison, width: int) -> list[Line]:
         f"{comparison.samples} {inputs}" if comparison.samples else inputs,
         text.plural(plan.clients, "client"),
         seconds + turns,
-        text.plural(comparison.threads, "thread"),
+        comparison.threads,
         *machine_words(comparison.machine),
     ]
     entries: list[list[Run]] = [[(shorten(part, width), "")] for part in parts]
