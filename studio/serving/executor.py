@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.serving.batching import Run, Ticket, run_together, take
 from studio.serving.problems import Busy
+from studio.serving.spin import Spin
 
 if TYPE_CHECKING:
     from studio.serving.loaded import Array, LoadedModel
@@ -85,6 +86,7 @@ class Executor:
         self, loop: asyncio.AbstractEventLoop, run_threads: int, limit: int, seconds: float = 0.0, parallel: int = 0
     ) -> None:
         self._loop = loop
+        self._spin = Spin(loop)
         self._limit = limit
         self._default_ns = int(seconds * 1e9)
         self._parallel = parallel or 1 << 30
@@ -135,6 +137,7 @@ class Executor:
         if lane.inline and ticket.rows <= model.rules.most:
             if not lane.turn:
                 self._loop.call_soon(self._flush, lane)
+                self._spin.arrived(ticket.queued_ns)
             add(lane.turn, ticket)
             return ticket
         with lane.lock:
@@ -186,6 +189,7 @@ class Executor:
             run_together(tickets)
             self._learn(lane, tickets)
             self._deliver(tickets)
+        self._spin.answered(time.perf_counter_ns())
 
     def _learn(self, lane: Lane, tickets: list[Ticket]) -> None:
         for ticket in tickets:
