@@ -324,14 +324,15 @@ class Client(EnvironmentCalls, LabCalls, RecordingCalls, RouteCalls):
         """A request for a reference that runs as shown, made from the version's own samples."""
         return self._transport.get(f"/api/call/{_part(reference)}", CallExample)
 
-    def predict(self, reference: str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    def predict(self, reference: str, inputs: Mapping[str, Any], key: str = "") -> dict[str, np.ndarray[Any, Any]]:
         """Ask the endpoint. `inputs` maps input names to array-likes, rows first; so does the answer.
 
-        Lists and Python numbers take the datatype that the model declares. Raises InvalidInput, NotFound, Unavailable.
+        Lists and Python numbers take the datatype that the model declares. Where a split shares requests out, those
+        with the same `key` (of printable ASCII) stay with one version. Raises InvalidInput, NotFound, Unavailable.
         """
         from studio.client.predict import predict
 
-        return predict(self.status().server.url, reference, inputs)
+        return predict(self.status().server.url, reference, inputs, key)
 
     def netron(self, reference: str) -> str:
         """Show a graph in Netron on loopback; the URL to open."""

@@ -23,6 +23,7 @@ from studio.core.tensors import DATATYPES
 Array = np.ndarray[Any, Any]
 TIMEOUT_SECONDS = 120.0
 HEADER = "Inference-Header-Content-Length"
+KEY = "X-Studio-Key"
 # What Python's own numbers and lists become: the caller did not choose them, so the model's declaration does.
 _CASUAL = frozenset({"float64", "int64", "object"})
 
@@ -43,8 +44,9 @@ def declared_inputs(serving_url: str, reference: str) -> dict[str, str]:
         raise _unreadable(f"{type(error).__name__}: {error}.") from error
 
 
-def predict(serving_url: str, reference: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """Ask for a prediction. `inputs` maps input names to arrays or nested lists, rows first; so does the answer.
+def predict(serving_url: str, reference: str, inputs: Mapping[str, Any], key: str = "") -> dict[str, Array]:
+    """Ask for a prediction. `inputs` maps input names to arrays or nested lists, rows first; so does the answer. A
+    split keeps requests of the same `key` with one version.
 
     Arrays of a chosen dtype are sent as they are; lists, and numpy's default int64 and float64, take the declared
     datatype where that loses no kind (never a float to an int). Raises InvalidInput, NotFound, Refused, Unavailable.
@@ -55,6 +57,10 @@ def predict(serving_url: str, reference: str, inputs: Mapping[str, Any]) -> dict
         arrays = {name: _as_declared(name, array, declared.get(name, "")) for name, array in arrays.items()}
     head, parts = _request(arrays)
     headers = {HEADER: str(len(head)), "Content-Type": "application/octet-stream"}
+    if key:
+        if not (key.isascii() and key.isprintable()):
+            raise InvalidInput(f"The key {key[:40]!r} can not be sent.", "It travels in a header: printable ASCII.")
+        headers[KEY] = key
     path = model_path(reference) + "/infer"
     body, length = _exchange(serving_url, "POST", path, b"".join([head, *parts]), headers)
     try:

@@ -18,6 +18,8 @@ from studio.core.tensors import Signature
 from studio.serving.problems import Expired, ModelFailed
 
 if TYPE_CHECKING:
+    import asyncio
+
     from studio.serving.loaded import Array, LoadedModel
 
 LOOK_AHEAD = 256
@@ -28,9 +30,10 @@ class Ticket:
     """One request's run, from submission to answer. The `*_ns` are `time.perf_counter_ns()`, 0 where not reached:
     queued, started (taken, to be joined with others), ran (given to the runtime), ended.
 
-    `done` is called on the event loop, once, with the ticket itself; `answer()` then gives the outputs. It holds its
-    model, so one that was replaced lives until its last ticket is done. `leader` is true for one ticket of each run,
-    `batch_rows` counts the rows that ran together. `cached`: it was answered without a run.
+    `done` is called on the event loop, once, with the ticket itself; `answer()` then gives the outputs. `timer` goes
+    off at a deadline of its own. It holds its model, so one that was replaced lives until its last ticket is done.
+    `leader` is true for one ticket of each run, `batch_rows` counts the rows that ran together. `cached`: it was
+    answered without a run.
     """
 
     __slots__ = (
@@ -54,6 +57,7 @@ class Ticket:
         "rows",
         "run",
         "started_ns",
+        "timer",
     )
 
     def __init__(
@@ -77,6 +81,7 @@ class Ticket:
         self.result: list[Array] | StudioError | None = None
         self.late: StudioError | None = None
         self.run: Run | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.leader = True
         self.queued_ns = time.perf_counter_ns()
         self.started_ns = 0
@@ -84,6 +89,15 @@ class Ticket:
         self.ended_ns = 0
         self.rows, self.key = model.rules.place(inputs, outputs)
         self.batch_rows = self.rows
+
+    def settle(self) -> Callable[[Ticket], None]:
+        """Nothing will happen to it any more: what is to be called, which it forgets. Whoever waits for it holds it,
+        and a circle of the two, inputs and all, would stay in memory until the collector looks for circles."""
+        done, self.done = self.done, _nobody
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        return done
 
     def answer(self) -> list[Array]:
         """The outputs. Raises the StudioError that the run ended with."""
@@ -102,6 +116,10 @@ class Ticket:
         waited = (time.perf_counter_ns() - self.queued_ns) / 1e6
         where = "running" if self.started_ns else "waiting for its turn"
         self.late = Expired("Request timeout expired.", f"It was {where} after {waited:.0f} ms.")
+
+
+def _nobody(ticket: Ticket) -> None:
+    """Waits for a ticket that is settled."""
 
 
 class Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from typing import Any
 
 import orjson
@@ -20,6 +21,8 @@ MAX_CHUNKS = 65536
 """Chunks of one body, as Triton limits them: each costs time, however small it is."""
 HEAD_SECONDS = 30.0
 """A request line with its headers has to be complete after so long."""
+HALF_CLOSED_SECONDS = 1.0
+"""A client that closed its side behind its request is taken to have gone when it was not answered after so long."""
 LINGER_SECONDS = 10.0
 """A client that was answered before its body was complete has so long to finish sending."""
 Cycle = RequestResponseCycle | DirectCall | None
@@ -34,6 +37,20 @@ class Refusal(Exception):
         super().__init__(words)
         self.status = status
         self.words = words
+
+
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The head that `data` begins with, its offer to speak another protocol renamed.
+
+    A server may ignore it (RFC 9110, 7.8), but the parser would skip the body that comes with it: HTTP clients of Java
+    offer h2c with every request.
+    """
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+    found = _UPGRADE.search(data, 0, end if end >= 0 else MAX_HEAD_BYTES)
+    return data if found is None else b"%s\r\nx-upgrade:%s" % (data[: found.start()], data[found.end() :])
 
 
 class OneWrite:
@@ -97,7 +114,17 @@ class ServingProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
         for callback in tuple(self.peer.on_lost):
             callback()
+        self.peer.on_lost.clear()
         self.app_state["on_connection_lost"]()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. It may have gone, or wait for its answer: what comes soon is still sent."""
+        cycle: Cycle = self.cycle
+        if self.deaf or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        self._arm(HALF_CLOSED_SECONDS)
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self.deaf:
@@ -121,6 +148,8 @@ class ServingProtocol(HttpToolsProtocol):
                 known.begin(functools.partial(self._respond, known))
                 return
         self.messages = 0
+        if self.reading_head or before is None or not before.more_body:
+            data = _without_upgrade(data)
         super().data_received(data)
         if (
             direct is not None

@@ -191,7 +191,9 @@ class DirectCall:
     def begin(self, respond: Callable[[Response], None]) -> None:
         """The body is complete: run it."""
         self.more_body = False
-        self._direct.begin(self, self._body, respond)
+        # The connection keeps this until its next request; the body may be large.
+        body, self._body = self._body, b""
+        self._direct.begin(self, body, respond)
 
     def wants_packing(self, response: Response) -> bool:
         """Whether the answer is to be compressed, which is done elsewhere."""

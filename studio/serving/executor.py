@@ -127,7 +127,7 @@ class Executor:
         ticket = Ticket(model, inputs, outputs, done, priority=priority)
         if timeout_us:
             ticket.deadline_ns = ticket.queued_ns + timeout_us * 1000
-            self._loop.call_later(timeout_us / 1e6, self._expire, ticket)
+            ticket.timer = self._loop.call_later(timeout_us / 1e6, self._expire, ticket)
         elif self._default_ns:
             ticket.deadline_ns = ticket.queued_ns + self._default_ns
         self._open.add(ticket)
@@ -166,6 +166,7 @@ class Executor:
     def cancel(self, ticket: Ticket) -> None:
         """Nobody waits for it any more: a run that has not started will not, one that has is stopped if it can be."""
         ticket.cancelled = True
+        ticket.settle()
         self._open.discard(ticket)
         if ticket.run is not None:
             ticket.run.abandon()
@@ -242,7 +243,7 @@ class Executor:
                 continue
             ticket.finished = True
             self._open.discard(ticket)
-            ticket.done(ticket)
+            ticket.settle()(ticket)
 
     def _expire(self, ticket: Ticket) -> None:
         if ticket.finished or ticket.cancelled:
@@ -252,7 +253,7 @@ class Executor:
         self._open.discard(ticket)
         if ticket.run is not None:
             ticket.run.abandon()
-        ticket.done(ticket)
+        ticket.settle()(ticket)
 
     def _sweep(self) -> None:
         """Time-outs that no client asked for need no timer each: a look a second will do."""

@@ -67,6 +67,16 @@ def _get(summary: str, tag: str, schema: Json | None = None, kind: str = "applic
     }
 
 
+def _key() -> Json:
+    """The header that a split looks at."""
+    return {
+        "name": "X-Studio-Key",
+        "in": "header",
+        "description": "Who asks. Where requests are shared out among versions, those with one key stay with one",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+    }
+
+
 def _common() -> Json:
     return {
         "/": _get("What answers here", "server"),
@@ -97,6 +107,7 @@ def _paths(routes: ModelRoutes, target: Target) -> Json:
                 "summary": f"Ask {name}",
                 "description": about,
                 "tags": [name],
+                "parameters": [_key()],
                 "requestBody": {"required": True, "content": _contents(target)},
                 "responses": _answered("The answer, by output name", _prediction(target)),
             },
@@ -110,6 +121,7 @@ def _paths(routes: ModelRoutes, target: Target) -> Json:
                 "summary": f"Ask {name}, Open Inference Protocol",
                 "description": about,
                 "tags": ["v2"],
+                "parameters": [_key()],
                 "requestBody": {"required": True, "content": {"application/json": {"schema": _oip(inputs)}}},
                 "responses": _answered("The outputs", {"type": "object", "required": ["outputs"]}),
             }
@@ -120,6 +132,7 @@ def _paths(routes: ModelRoutes, target: Target) -> Json:
             "post": {
                 "summary": f"Ask {name}, TensorFlow Serving",
                 "tags": ["v1"],
+                "parameters": [_key()],
                 "requestBody": {"required": True, "content": {"application/json": {"schema": _tfs(inputs)}}},
                 "responses": _answered("Predictions by row, or outputs by column", {"type": "object"}),
             }

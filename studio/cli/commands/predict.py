@@ -28,8 +28,9 @@ Inputs = dict[str, Any]
     "--input", "-i", "inputs", multiple=True, metavar="[NAME=]VALUE", help="JSON, or @FILE with .npy, .npz or .json."
 )
 @click.option("--sample", is_flag=True, help="Send one of the version's own samples.")
+@click.option("--key", default="", metavar="TEXT", help="Who asks: a split keeps them with one version.")
 @pass_session
-def predict(session: Session, reference: str, inputs: tuple[str, ...], sample: bool) -> None:
+def predict(session: Session, reference: str, inputs: tuple[str, ...], sample: bool, key: str) -> None:
     """Ask the endpoint for REF's answer. Rows come first: one image is [[...]].
 
     Without --input or --sample, JSON is read from stdin: {"NAME": rows}, an Open Inference Protocol request, or the
@@ -46,7 +47,7 @@ def predict(session: Session, reference: str, inputs: tuple[str, ...], sample: b
         given = from_options(inputs)
     else:
         given = from_json(sys.stdin.read(), "stdin")
-    answer = client.predict(reference, _named(client, reference, given))
+    answer = client.predict(reference, _named(client, reference, given), key)
     plain = {name: _plain(array) for name, array in answer.items()}
     emit(session, {"reference": reference, "outputs": plain}, lambda: outputs_text(answer))
 

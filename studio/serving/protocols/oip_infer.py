@@ -81,7 +81,7 @@ def _holds_data(path: numbers.Path) -> bool:
 def _header_length(text: bytes, size: int) -> int:
     shown = text.decode("latin-1")[:40]
     digits = text.strip()
-    if not digits.lstrip(b"-").isdigit():
+    if not digits.removeprefix(b"-").isdigit():
         raise InvalidInput(f"Unable to parse Inference-Header-Content-Length, got: {shown}")
     # Long strings of digits are out of range whatever they say, and slow to convert.
     length = int(digits) if len(digits) < 20 else -1

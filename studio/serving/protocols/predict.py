@@ -21,7 +21,7 @@ from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
 from studio.serving import openapi
-from studio.serving.http import Request, Response, json_response, unpacked
+from studio.serving.http import OFF_LOOP_FROM, Request, Response, json_response, unpacked
 from studio.serving.images import decoded, is_image
 from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed, UnknownPath
@@ -98,8 +98,8 @@ async def handle(service: Service, request: Request) -> Response:
 
 
 async def read_off_loop(body: bytes, content_type: str, target: Target) -> Sample:
-    """Images and texts take their time, so they are read off the event loop."""
-    if target.preprocessing and len(body) > 0:
+    """Images, texts and whatever is long take their time, so they are read off the event loop."""
+    if (target.preprocessing and body) or len(body) >= OFF_LOOP_FROM:
         return await asyncio.to_thread(read, body, content_type, target)
     return read(body, content_type, target)
 
@@ -299,9 +299,15 @@ def _from_table(body: bytes, target: Target) -> Sample:
 
 def _parts(body: bytes, content_type: str, target: Target) -> dict[str, Any]:
     """Fields of a form by name; a lone part may have any name. Files stay bytes, JSON is read."""
+    from email.message import Message
     from email.parser import BytesParser
     from email.policy import HTTP
 
+    outer = Message()
+    outer["content-type"] = content_type
+    boundary = str(outer.get_param("boundary") or "").encode("latin-1", "replace")
+    if boundary and body.count(b"--" + boundary) > MAX_PARTS + 1:  # the parser takes its time for each
+        raise InvalidInput("The form can not be read.", f"It has more than {MAX_PARTS} parts.", "Send less at once.")
     message = BytesParser(policy=HTTP).parsebytes(
         b"content-type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body
     )
