@@ -99,6 +99,11 @@ class Jobs:
         ]
         return max(others, key=lambda job: (job.version or 0, job.created), default=None)
 
+    def of(self, model: str, version: int) -> list[Job]:
+        """All jobs of a version, whatever has become of them; oldest first."""
+        found = (job for job in self._jobs.values() if (job.model, job.version) == (model, version))
+        return sorted(found, key=lambda job: job.created)
+
     def unfinished(self, stem: str) -> list[Job]:
         return [job for job in self._jobs.values() if job.is_arrival and job.stem == stem and not job.finished]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from studio.core import codec
 from studio.core.choice import stale_words
-from studio.core.errors import StepFailed
+from studio.core.errors import Conflict, StepFailed
 from studio.core.jobs import LAB_STEPS
 from studio.core.manifest import Graph, Machine, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
@@ -69,6 +69,7 @@ class Lab:
             return
         detail = await self._keep.version_detail(job.model, job.version)
         version, have = detail.manifest, {variant.variant: variant for variant in detail.variants}
+        refuse_others(f"{version.model}:{version.version}", job.plans, have)
         if self._captured is not None:
             version = await asyncio.to_thread(self._captured.over, version)
         turns = planned(self.plans_of(version, job.plans), have, self.machine, job.again)
@@ -248,6 +249,18 @@ class Lab:
             jobs.step(key, step, "running", f"{recipe}: {detail}" if detail else recipe, share)
 
         return tell
+
+
+def refuse_others(stem: str, plans: Sequence[Plan], have: Mapping[str, VariantManifest]) -> None:
+    """Raises Conflict where a variant of the version `stem` has the name of one of these plans and other steps."""
+    for plan in plans:
+        other = have.get(plan.name)
+        if other is not None and other.plan.steps != plan.steps:
+            raise Conflict(
+                f"{stem} has a variant '{plan.name}' that was made in another way.",
+                f"It is {other.plan.text}; variants never change.",
+                "Give your recipe another name.",
+            )
 
 
 def planned(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from studio.core.choice import stale_words
 from studio.core.errors import Conflict, InvalidInput, NotFound
 from studio.core.jobs import Job
+from studio.core.manifest import VersionManifest
 from studio.core.names import AUTO, REFERENCE_VARIANT, Reference
 from studio.core.recipe import Plan, plan_of
 from studio.core.views import LabState, VersionDetail
-from studio.engine.lab import planned
+from studio.engine.lab import planned, refuse_others
 from studio.optimize.base import recipes
 from studio.optimize.plans import describe, parse_plan, plans_in
 
@@ -94,7 +95,9 @@ class LabOrders:
 
     def _usual(self, detail: VersionDetail) -> list[Plan]:
         """What every arrival gets, and what there is beside that with figures of another machine."""
-        usual = self._lab.plans_of(detail.manifest)[1:]
+        made = {one.variant: one.plan for one in detail.variants}
+        # A recipe of the workspace may be another by now: what was made by the old one stays as it is.
+        usual = [made.get(plan.name, plan) for plan in self._lab.plans_of(detail.manifest)[1:]]
         names, here = {plan.name for plan in usual}, self._lab.machine
         others = (one for one in detail.variants if not one.is_reference and one.variant not in names)
         return [*usual, *(one.plan for one in others if stale_words(one.machine, here))]
@@ -147,13 +150,19 @@ class LabOrders:
         for plan in plans:
             if plan.name in (REFERENCE_VARIANT, AUTO):
                 raise InvalidInput(f"A recipe can not be called '{plan.name}'.", "That name has a meaning of its own.")
-            other = have.get(plan.name)
-            if other is not None and other.plan.steps != plan.steps:
-                raise Conflict(
-                    f"{version.model}:{version.version} has a variant '{plan.name}' that was made in another way.",
-                    f"It is {other.plan.text}; variants never change.",
-                    "Give your recipe another name.",
-                )
+        refuse_others(f"{version.model}:{version.version}", plans, have)
+        for job in self._under_way(version):
+            for other in job.plans:
+                if any(plan.name == other.name and plan.steps != other.steps for plan in plans):
+                    raise Conflict(
+                        f"A variant '{other.name}' of {job.stem} is being made in another way.",
+                        f"It is {other.text}; a variant takes the name of its recipe.",
+                        f"Give your recipe another name, or stop the other: studio jobs --cancel {job.id}",
+                    )
+
+    def _under_way(self, version: VersionManifest) -> list[Job]:
+        """What the lab does for a version, or will."""
+        return [job for job in self._jobs.of(version.model, version.version) if not job.resting]
 
 
 def _in_lab(job: Job) -> bool:

@@ -17,6 +17,7 @@ from studio.core.recipe import plan_of
 from studio.engine import lab as laboratory
 from studio.engine.lab import Lab
 from studio.engine.lab_orders import LabOrders
+from studio.optimize.plans import parse_plan
 from studio.pipeline import variants
 from studio.pipeline.forkservers import ForkServers
 from studio.pipeline.messages import VariantResult, VariantTask
@@ -358,6 +359,34 @@ async def test_orders_that_make_no_sense_are_refused(bench: Bench) -> None:
     await bench.keep.archive("digits", 1, "test")
     with pytest.raises(Conflict, match="archived"):
         await bench.orders.order("digits:1")
+
+
+async def test_a_name_stands_for_one_plan_while_it_is_made_too(bench: Bench) -> None:
+    await bench.arrive()
+    other = ("small.toml", SMALL.replace("0.2", "0.5"))
+    bench.orders.pause()
+    (first,) = await bench.orders.order("digits:1", [], [("small.toml", SMALL)])
+    with pytest.raises(Conflict, match="being made in another way") as refused:
+        await bench.orders.order("digits:1", [], [other])
+    assert "another name" in refused.value.fix and first.id in refused.value.fix
+    # One that was taken nevertheless, by another engine for one, finds out when it is its turn.
+    version = (await bench.keep.version_detail("digits", 1)).manifest
+    second = bench.jobs.create_lab(version, (parse_plan(other[1], other[0]),), again=False)
+    bench.jobs.submit(second.id)
+    bench.orders.resume()
+    assert (await bench.done(first)).state == "done"
+    ended = await bench.done(second)
+    assert ended.state == "failed" and ended.problem is not None
+    assert "was made in another way" in ended.problem.what and ended.problem.fix == "Give your recipe another name."
+    assert (await bench.variants())["small"].plan.text == "sparse (amount 0.2), then int8"
+    # A recipe of the workspace that was rewritten is no reason to refuse what everyone gets.
+    folder = bench.workspace.root / "recipes"
+    folder.mkdir()
+    (folder / "small.toml").write_text(other[1])
+    limited(bench, recipes=("small", "sparse"))
+    (job,) = await bench.orders.order("digits:1")
+    assert (await bench.done(job)).state == "done"
+    assert (await bench.variants())["small"].run == 1
 
 
 async def test_recipes_of_the_workspace_are_listed_and_taken_by_name(bench: Bench) -> None:
