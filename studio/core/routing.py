@@ -88,11 +88,13 @@ class ModelRoutes:
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingTable:
-    """`generation` grows with each change; `pinned` names the targets to keep loaded (full references)."""
+    """`generation` grows with each change. `pinned` names the targets to keep loaded, `warm` those to be loaded before
+    it is in force, which may be unloaded again (full references)."""
 
     generation: int = 0
     models: dict[str, ModelRoutes] = field(default_factory=dict)
     pinned: tuple[str, ...] = ()
+    warm: tuple[str, ...] = ()
 
     def resolve(self, reference: Reference) -> Target | None:
         routes = self.models.get(reference.model)

@@ -7,7 +7,6 @@ them; an alias moves only after its new target was loaded and warmed by the serv
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,7 +37,6 @@ from studio.verify.machine import this_machine
 T = TypeVar("T")
 M = TypeVar("M", AliasMove, RouteChange, AliasMove | RouteChange)
 Change = Literal["added", "archived", "restored", "purged"]
-KEPT_WARM = 8  # versions that just arrived are loaded before anyone asks; others on first use
 MAX_EXAMPLE = 64 * 1024 * 1024
 
 
@@ -51,7 +49,6 @@ class Keep:
         self._changing = asyncio.Lock()
         self._registry: Registry | None = None
         self._table = RoutingTable()
-        self._newest: deque[str] = deque(maxlen=KEPT_WARM)
         self.notices: tuple[str, ...] = ()
 
     # -- lifecycle
@@ -87,11 +84,11 @@ class Keep:
 
     # -- routes
 
-    async def _refresh_routes(self, also_pinned: tuple[str, ...] = ()) -> dict[str, str]:
-        """Send the current routes. Returns what failed to load among the pinned targets."""
+    async def _refresh_routes(self, warm: tuple[str, ...] = ()) -> dict[str, str]:
+        """Send the current routes. Returns what failed to load of what it pins, and of `warm`."""
         generation = self._table.generation + 1
         table = await self._run(lambda: routing_table(self.registry, generation))
-        self._table = replace(table, pinned=tuple(dict.fromkeys((*table.pinned, *self._newest, *also_pinned))))
+        self._table = replace(table, warm=warm)
         return await self._supervisor.apply(self._table)
 
     def resolve(self, reference: str) -> Target:
@@ -127,8 +124,8 @@ class Keep:
                 return manifest
 
             manifest = await self._run(work)
-            self._newest.append(f"{manifest.model}:{variant_key(manifest.version, REFERENCE_VARIANT)}")
-            await self._refresh_routes()
+            # Loaded before anyone asks, and unloaded again like any other.
+            await self._refresh_routes((f"{manifest.model}:{variant_key(manifest.version, REFERENCE_VARIANT)}",))
         self._told_version(manifest.model, manifest.version, "added")
         return manifest
 
@@ -195,7 +192,7 @@ class Keep:
 
     async def _warm(self, *targets: Target) -> None:
         names = tuple(target.name for target in targets)
-        errors = await self._refresh_routes(also_pinned=names)
+        errors = await self._refresh_routes(warm=names)
         for name in names:
             if name in errors:
                 raise Refused(

@@ -75,6 +75,7 @@ def tidied(src: Path, out: Path) -> Any:
         raise Refused("The graph can not be prepared.", first_line(error), "Export it again.") from error
     constants_to_initialisers(model)
     fix_weights(model)
+    _flatten_biases(model)
     taken: set[str] = set()
     for number, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
@@ -83,6 +84,27 @@ def tidied(src: Path, out: Path) -> Any:
     _drop_unused_imports(model)
     out.write_bytes(model.SerializeToString())
     return model
+
+
+def _flatten_biases(model: Any) -> None:
+    """Write biases of [1, n] as [n], which quantisers know. They come from additions behind products, as scikit-learn's
+    networks have them, that the runtime has made one operator of."""
+    import onnx
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        bias = tensors.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is None or len(bias.dims) != 2 or bias.dims[0] != 1 or bias.dims[1] == 1:
+            continue
+        flat = onnx.TensorProto()
+        flat.CopyFrom(bias)
+        flat.name = f"{bias.name}_flat"
+        del flat.dims[:]
+        flat.dims.append(bias.dims[1])
+        if flat.name not in tensors:
+            tensors[flat.name] = flat
+            model.graph.initializer.append(flat)
+        node.input[2] = flat.name
 
 
 def check_loads(out: Path, src: Path) -> None:

@@ -278,7 +278,7 @@ class ServingProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
         else:
             self._idle()
-        if self.cycle.more_body:
+        if self.cycle.more_body and self.cycle.response_complete:  # else it is a later request's, which still comes
             self._arm(LINGER_SECONDS)
 
     def _unset_keepalive_if_required(self) -> None:

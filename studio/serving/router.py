@@ -191,13 +191,13 @@ class Router:
         return await asyncio.shield(self._start(target))
 
     async def apply(self, table: RoutingTable) -> dict[str, str]:
-        """Put a table in force: load and warm what it pins, swap, then release what it no longer names.
+        """Put a table in force: load what it pins or wants warm, swap, then release what it no longer names.
 
-        Where a pinned target does not load, the names that were to move to it stay where they were. Returns the
+        Where one of those does not load, the names that were to move to it stay where they were. Returns the
         reasons by full reference; empty when all went well.
         """
         async with self._applying:
-            wanted = [target for name in table.pinned if (target := _find(table, name))]
+            wanted = [target for name in (*table.pinned, *table.warm) if (target := _find(table, name))]
             missing = [target for target in wanted if identity(target) not in self._models]
             results = await asyncio.gather(*(self._start(target) for target in missing), return_exceptions=True)
             failed: dict[Identity, str] = {}

@@ -333,3 +333,31 @@ def test_a_clip_that_keeps_zero_out_is_not_rounded_away(tmp_path: Path, outputs_
     assert "Clip" in graphs.operator_counts(onnx.load(out))
     test = images(16, 2, 8, 9, 9)
     assert sqnr(outputs_of(src, test)["y"], outputs_of(out, test)["y"]) > 25
+
+
+def test_biases_that_are_rows_of_a_table_are_taken(tmp_path: Path) -> None:
+    """As scikit-learn's networks are exported: a product, and behind it the addition of [1, n]."""
+    random = np.random.default_rng(0)
+    weights = {
+        name: random.standard_normal(shape).astype(np.float32) / 6
+        for name, shape in {"w1": (64, 48), "b1": (1, 48), "w2": (48, 10), "b2": (1, 10)}.items()
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["p1"]),
+        helper.make_node("Add", ["p1", "b1"], ["h1"]),
+        helper.make_node("Relu", ["h1"], ["r1"]),
+        helper.make_node("MatMul", ["r1", "w2"], ["p2"]),
+        helper.make_node("Add", ["p2", "b2"], ["y"]),
+    ]
+    src = save(
+        tmp_path / "mlp.onnx",
+        nodes,
+        [value("x", "batch", 64)],
+        [value("y", "batch", 10)],
+        weights,
+    )
+    feed = {"x": random.standard_normal((64, 64)).astype(np.float32)}
+    out, parameters = make(src, evidence(feed))
+    assert parameters["layers quantised"] == "2 of 2"
+    reference, got = (onnxruntime.InferenceSession(str(path)).run(None, feed)[0] for path in (src, out))
+    assert sqnr(reference, got) > 25

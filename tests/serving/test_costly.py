@@ -8,16 +8,21 @@ import gzip
 import json
 import socket
 import threading
+import time
 import weakref
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from onnx import helper, numpy_helper
 
 from studio.core.errors import InvalidInput
+from studio.core.settings import ServingSettings
+from studio.core.tensors import TensorSpec
 from studio.serving import http, sessions
 from studio.serving.batching import Ticket
 from studio.serving.executor import Executor
@@ -188,3 +193,40 @@ async def _asked(executor: Executor, model: sessions.LoadedModel, timeout_us: in
     asker = _Asker(executor, model, timeout_us)
     await asyncio.wait_for(asker.done.wait(), 20)
     return weakref.ref(asker)
+
+
+@pytest.mark.slow
+def test_a_request_behind_another_has_as_long_for_its_body(server: Child) -> None:
+    """Sent with the one before, its last bytes came after that one's answer and the time that goodbyes are given."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=40) as connection:
+        first, second = (post("/v2/models/m/infer", BODY, f"x-number: {number}") for number in (1, 2))
+        connection.sendall(first + second[:-100])
+        time.sleep(11)
+        connection.sendall(second[-100:])
+        answer = b""
+        while answer.count(b"HTTP/1.1 200 ") < 2 or not answer.endswith(b"}"):
+            more = connection.recv(65536)
+            assert more, answer
+            answer += more
+
+
+def test_versions_that_come_while_it_runs_stay_within_the_memory(tmp_path: Path) -> None:
+    """Each is loaded before anyone asks, and none of them for good."""
+    rng = np.random.default_rng(0)
+    targets = []
+    for number in range(1, 5):
+        x, y = TensorSpec("x", "FP32", ("batch", 1024)), TensorSpec("y", "FP32", ("batch", 1024))
+        weight = numpy_helper.from_array(rng.normal(size=(1024, 1024)).astype(np.float32), "w")
+        path = graphs.save(
+            tmp_path / f"{number}.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [x], [y], [weight]
+        )
+        targets.append(graphs.target(path, [x], [y], model="m", version=number, batchable=True))
+    settings = ServingSettings(memory_bytes=12_000_000, artefact_bytes=0)
+    with running(tmp_path, graphs.table(targets[0]), settings) as server:
+        for number in range(2, 5):
+            table = graphs.table(*targets[:number], generation=number)
+            assert not server.apply(replace(table, pinned=(), warm=(targets[number - 1].name,)))
+            index = server.json("POST", "/v2/repository/index", {})[1]
+            ready = {entry["version"] for entry in index if entry["state"] == "READY"}
+            assert targets[number - 1].key in ready or str(number) in ready
+            assert len(ready) <= 3, index

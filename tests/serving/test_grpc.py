@@ -260,3 +260,27 @@ def test_a_port_that_is_taken_is_told_and_http_goes_on(tmp_path: Path) -> None:
             said = server.wait_for(lambda: server.said("grpc"), "gRPC")[0]
             assert str(settings.grpc_port) in said["error"]
             assert server.json("GET", "/v2/health/ready")[0] == 200
+
+
+def test_bytes_that_are_no_message_are_the_client_s_fault(tmp_path: Path) -> None:
+    garbage = b"\xff\xff\xff\xff"
+    table = graphs.table(graphs.mlp(tmp_path, model="digits"))
+    with (
+        running(tmp_path, table, ServingSettings(grpc_port=free_port())) as server,
+        grpc.insecure_channel(f"127.0.0.1:{grpc_port(server)}") as channel,
+    ):
+        for method in (
+            "/inference.GRPCInferenceService/ModelInfer",
+            "/tensorflow.serving.PredictionService/Predict",
+            "/grpc.health.v1.Health/Check",
+        ):
+            with pytest.raises(grpc.RpcError) as failed:
+                channel.unary_unary(method)(garbage)
+            assert failed.value.code() == grpc.StatusCode.INVALID_ARGUMENT, method
+        with pytest.raises(grpc.RpcError) as failed:
+            list(channel.unary_stream("/grpc.health.v1.Health/Watch")(garbage))
+        assert failed.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.RpcError) as failed:
+            list(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([garbage])))
+        assert failed.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "Traceback" not in server.log.read_text()

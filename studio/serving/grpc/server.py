@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -86,25 +86,22 @@ class GrpcServer:
 
     def _inference(self) -> dict[str, Any]:
         handlers = {
-            method: grpc.unary_unary_rpc_method_handler(
-                self._unary(answer), inference()[message].FromString, _serialised
-            )
+            method: grpc.unary_unary_rpc_method_handler(self._unary(answer), _reader(inference()[message]), _serialised)
             for method, (message, answer) in oip.UNARY.items()
         }
-        request = inference()["ModelInferRequest"].FromString
+        request = _reader(inference()["ModelInferRequest"])
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream, request, _serialised)
         return handlers
 
     def _tensorflow(self, methods: dict[str, tuple[str, oip.Unary]]) -> dict[str, Any]:
         return {
-            method: grpc.unary_unary_rpc_method_handler(
-                self._unary(answer), messages()[message].FromString, _serialised
-            )
+            method: grpc.unary_unary_rpc_method_handler(self._unary(answer), _reader(messages()[message]), _serialised)
             for method, (message, answer) in methods.items()
         }
 
     def _unary(self, answer: oip.Unary) -> Any:
         async def handle(request: Any, context: Any) -> Any:
+            await _check(request, context)
             try:
                 return await answer(self._service, request, Caller(context))
             except StudioError as error:
@@ -118,7 +115,7 @@ class GrpcServer:
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
         try:
-            async for response in oip.stream(self._service, requests, Caller(context)):
+            async for response in oip.stream(self._service, _checked(requests, context), Caller(context)):
                 yield response
         except grpc.aio.AbortError:
             raise
@@ -132,12 +129,14 @@ class GrpcServer:
             return messages["HealthCheckResponse"](status=name or ("SERVING" if self._service.ready else "NOT_SERVING"))
 
         async def check(request: Any, context: Any) -> Any:
+            await _check(request, context)
             if request.service not in _WATCHED:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
             return status()
 
-        async def watch(request: Any, _context: Any) -> AsyncIterator[Any]:
+        async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
             """Now, and whenever it changes: it becomes ready once, and stops being so once, when draining begins."""
+            await _check(request, context)
             if request.service not in _WATCHED:
                 yield status("SERVICE_UNKNOWN")
                 await self._draining.wait()
@@ -153,11 +152,36 @@ class GrpcServer:
             if status() != told:
                 yield status()
 
-        read = messages["HealthCheckRequest"].FromString
+        read = _reader(messages["HealthCheckRequest"])
         return {
             "Check": grpc.unary_unary_rpc_method_handler(check, read, _serialised),
             "Watch": grpc.unary_stream_rpc_method_handler(watch, read, _serialised),
         }
+
+
+def _reader(message: Any) -> Callable[[bytes], Any]:
+    """Parses such messages; None for bytes that are none. What a parser raises, gRPC answers as a fault of the
+    server's, with a traceback in the log."""
+    from google.protobuf.message import DecodeError
+
+    def read(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except DecodeError:
+            return None
+
+    return read
+
+
+async def _check(request: Any, context: Any) -> None:
+    if request is None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "The request is no message of this method's type.")
+
+
+async def _checked(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async for request in requests:
+        await _check(request, context)
+        yield request
 
 
 def _serialised(message: Any) -> bytes:
