@@ -184,6 +184,12 @@ def choice_lines(row: VersionRow) -> str:
         [
             ("auto", row.choice),
             ("◆ front", f"{front}: no other variant that passes beats them in speed, size and fidelity at once"),
+            (
+                "speedup",
+                "measured in turns with fp32, and what decides; the P50s come from runs at different times"
+                if any(one.speedup is not None for one in row.variants)
+                else "",
+            ),
             ("stale", f"{stale}. Measure again: studio lab --stale" if stale else ""),
         ]
     )
