@@ -16,6 +16,7 @@ from studio.core.errors import InvalidInput
 from studio.core.routing import Target
 from studio.core.tensors import Signature, TensorSpec
 from studio.serving.protocols import numbers, oip_infer, tfs_json
+from studio.serving.protocols.json_text import load_json
 from studio.serving.protocols.numbers import Numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # the server switches them off
@@ -75,7 +76,7 @@ def read_tfs(datatype: str, rank: int, inputs: int = 1) -> Any:
 def test_they_are_read_without_lists(shape: list[int]) -> None:
     data = np.round(np.random.default_rng(0).random(shape), 4).tolist()
     body = v2(data, "FP32", shape)
-    document = numbers.load(body, oip_infer.load_json, lambda path: path[-1:] == ("data",))
+    document = numbers.load(body, load_json, lambda path: path[-1:] == ("data",))
     assert isinstance(document["inputs"][0]["data"], Numbers)
     assert document["inputs"][0]["data"].shape == tuple(shape)
     assert document["id"] == "1"

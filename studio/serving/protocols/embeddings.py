@@ -20,7 +20,7 @@ from studio.core.routing import Target
 from studio.serving.http import Request, Response, unpacked
 from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed
-from studio.serving.protocols.oip_infer import load_json
+from studio.serving.protocols.json_text import load_json
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure, named
 from studio.serving.texts import MAX_TEXTS, Tokens, pooled, text_input, tokenise, vectors_output

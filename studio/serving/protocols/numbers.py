@@ -1,6 +1,6 @@
 """Long lists of numbers in JSON, read by a SIMD parser straight into numpy's memory, without a Python object a number.
 
-`load` gives the same document as `oip_infer.load_json` but for such lists, which become `Numbers`. Whatever the parser
+`load` gives the same document as `json_text.load_json` but for such lists, which become `Numbers`. Whatever the parser
 refuses, and whatever is not a plain regular list of numbers, is left to the ordinary way, and so are all complaints.
 
 Source: simdjson's `as_buffer` flattens nested lists silently, ragged ones too, so here every row is measured, and the

@@ -21,6 +21,7 @@ from studio.serving.peers import Figures, everywhere, figures_of
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
+from studio.serving.protocols.json_text import load_json
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 
@@ -134,7 +135,7 @@ async def _repository(service: Service, request: Request, rest: list[str]) -> Re
         case ["index"]:
             _only(request, "POST")
             body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
-            asked = oip_infer.load_json(body) if body.strip() else {}
+            asked = load_json(body) if body.strip() else {}
             if not isinstance(asked, dict):
                 raise InvalidInput("failed to parse the request JSON buffer: an object is expected.")
             ready = asked.get("ready", False)
@@ -144,7 +145,7 @@ async def _repository(service: Service, request: Request, rest: list[str]) -> Re
         case ["models", model, ("load" | "unload") as action]:
             _only(request, "POST")
             body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
-            check_repository_request(oip_infer.load_json(body) if body.strip() else {})
+            check_repository_request(load_json(body) if body.strip() else {})
             name = await (load(service, model) if action == "load" else unload(service, model))
             return json_response({"name": name, action: True})
         case [_, "index"] | [_, "models", _, "load" | "unload"]:

@@ -22,9 +22,9 @@ from studio.serving.loaded import Array
 from studio.serving.problems import ModelFailed, Unsupported
 from studio.serving.protocols import numbers
 from studio.serving.protocols import oip_tensors as tensors
+from studio.serving.protocols.json_text import load_json
 
 HEADER_LENGTH = b"inference-header-content-length"
-MAX_DEPTH = 100
 MOST_SHAPES = 256
 """Shapes of a target that are remembered as right."""
 MAX_BATCH = 65536
@@ -88,51 +88,6 @@ def _header_length(text: bytes, size: int) -> int:
     if not 0 <= length <= size:
         raise InvalidInput(f"inference header size should be in range (0, {size}), got: {shown}")
     return length
-
-
-def load_json(body: Body | memoryview) -> Any:
-    """Parsed JSON, at most 100 levels deep. Raises InvalidInput."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        if "depth limit" in str(error) or "ecursion" in str(error):
-            raise _too_deep() from None
-        raise InvalidInput(f"failed to parse the request JSON buffer: {error}") from None
-    if _maybe_deep(body) and _is_deep(value):
-        raise _too_deep()
-    return value
-
-
-def _too_deep() -> InvalidInput:
-    return InvalidInput(f"JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})")
-
-
-def _maybe_deep(body: Body | memoryview) -> bool:
-    """Whether the brackets alone, those in strings included, climb over the limit."""
-    if isinstance(body, bytes | bytearray) and body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return False
-    # Folds '[' onto '{' and ']' onto '}': they differ in one bit.
-    folded = np.frombuffer(body, np.uint8) | 0x20
-    opening = folded == 0x7B
-    if np.count_nonzero(opening) <= MAX_DEPTH:
-        return False
-    places = np.flatnonzero(opening | (folded == 0x7D))
-    return int(np.cumsum(np.where(opening[places], 1, -1)).max()) > MAX_DEPTH
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inside: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inside += item.values()
-            elif isinstance(item, list):
-                inside += item
-        level = [item for item in inside if isinstance(item, (dict, list))]
-        if not level:
-            return False
-    return True
 
 
 def _parse_document(document: Any, binary: memoryview, target: Target) -> Call:

@@ -26,7 +26,8 @@ from studio.serving.images import decoded, is_image
 from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import tables
-from studio.serving.protocols.oip_infer import MAX_BATCH, load_json
+from studio.serving.protocols.json_text import NoJson, load_json
+from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.oip_tensors import nested
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
@@ -122,8 +123,8 @@ def read(body: bytes, content_type: str, target: Target) -> Sample:
     if kind in ("application/json", "") or body.lstrip()[:1] in (b"{", b"[", b'"'):
         try:
             return _from_json(load_json(body), target)
-        except InvalidInput as error:
-            if kind == "application/json" or not error.what.startswith("failed to parse"):
+        except NoJson:
+            if kind == "application/json":
                 raise
     return _from_text(_utf8(body), target)
 
@@ -331,8 +332,8 @@ def _part(content: bytes) -> Any:
         return content
     text = _utf8(content).strip()
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return load_json(text.encode())
+    except NoJson:
         return text
 
 

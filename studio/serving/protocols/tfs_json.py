@@ -22,8 +22,9 @@ from studio.serving.http import Body
 from studio.serving.loaded import Array
 from studio.serving.problems import ModelFailed
 from studio.serving.protocols import numbers
+from studio.serving.protocols.json_text import load_json
 from studio.serving.protocols.numbers import Numbers
-from studio.serving.protocols.oip_infer import MAX_BATCH, load_json
+from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.oip_tensors import nested
 
 Json = dict[str, Any]

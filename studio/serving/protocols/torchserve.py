@@ -20,6 +20,7 @@ from studio.serving.http import Request, Response, error_headers, json_response,
 from studio.serving.loaded import Array
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import predict
+from studio.serving.protocols.json_text import load_json
 from studio.serving.protocols.oip_documents import version_name
 from studio.serving.router import sticky_key
 from studio.serving.service import Service, answered, count_failure
@@ -116,8 +117,8 @@ def _unwrapped(body: bytes) -> bytes:
     if body[:1] != b"{" or not any(key in body[:16] for key in (b'"data"', b'"body"')):
         return body
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        value = load_json(body)
+    except InvalidInput:
         return body
     if isinstance(value, dict) and len(value) == 1:
         ((key, inner),) = value.items()
