@@ -284,6 +284,11 @@ class Samples:
     count: int
     file: FileRef | None = None
 
+    @property
+    def real(self) -> int:
+        """How many there are that nobody made up."""
+        return 0 if self.kind == "synthetic" else self.count
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidation:
@@ -356,6 +361,7 @@ class VariantManifest:
 
     `run` counts how often it was judged: the newest document holds, and all are of the same graph. `content` is the
     digest of all that the evidence depends on; `taken_from` names the variant of equal content whose evidence this is.
+    `refused_rows`: the real samples there were when its recipe refused for want of them, None where it did not.
     """
 
     model: str
@@ -373,6 +379,7 @@ class VariantManifest:
     run: int = 1
     content: str = ""
     taken_from: str = ""
+    refused_rows: int | None = None
     schema: int = SCHEMA
 
     @property

@@ -74,7 +74,9 @@ class Engine:
             signature=lambda model: self.keep.resolve(model).signature,
             on_change=lambda: self._later(self._tell_status()),
         )
-        self.lab = Lab(workspace, self.keep, self.fork_servers, Captured(self.recordings.folder))
+        self.lab = Lab(
+            workspace, self.keep, self.fork_servers, Captured(self.recordings.folder, self.supervisor.recorded)
+        )
         self.lab_orders = LabOrders(self.keep, self.jobs, self.lab, self.logs, settings.workers.recipes)
         self.jobs.use(self._take_in, self.lab.run)
         self.answers = Answers(workspace, self.keep, self.jobs)

@@ -71,8 +71,8 @@ class Lab:
         version, have = detail.manifest, {variant.variant: variant for variant in detail.variants}
         refuse_others(f"{version.model}:{version.version}", job.plans, have)
         if self._captured is not None:
-            version = await asyncio.to_thread(self._captured.over, version)
-        turns = planned(self.plans_of(version, job.plans), have, self.machine, job.again)
+            version = await self._captured.newest(version)
+        turns = planned(self.plans_of(version, job.plans), have, self.machine, job.again, version.samples.real)
         # A user who asks has the patience; an arrival gets what the settings give it.
         limit = self._workspace.settings.workers.lab_seconds if not job.plans and job.is_arrival else 0.0
         spent, left = 0.0, list(turns)
@@ -97,6 +97,10 @@ class Lab:
             return [plan_of(REFERENCE_VARIANT)]
         names = version.recipes if version.recipes is not None else self._workspace.settings.workers.recipes
         return [plan_of(REFERENCE_VARIANT), *(wanted or self._defaults(names))]
+
+    async def real_samples(self, version: VersionManifest) -> int:
+        """How many rows the lab has of a version that nobody made up, recorded requests among them."""
+        return version.samples.real if self._captured is None else await self._captured.count(version)
 
     @property
     def folder(self) -> Path:
@@ -212,6 +216,7 @@ class Lab:
             parameters=result.parameters or (before.parameters if before else {}),
             run=before.run + 1 if before else 1,
             content=self.content_of(version, plan),
+            refused_rows=version.samples.real if result.wants_samples else None,
         )
 
     def _task(self, version: VersionManifest, turn: Turn, out: Path) -> VariantTask:
@@ -264,12 +269,17 @@ def refuse_others(stem: str, plans: Sequence[Plan], have: Mapping[str, VariantMa
 
 
 def planned(
-    plans: Sequence[Plan], have: Mapping[str, VariantManifest], here: Machine, again: bool = False
+    plans: Sequence[Plan], have: Mapping[str, VariantManifest], here: Machine, again: bool = False, samples: int = 0
 ) -> list[Turn]:
-    """What is left to do: what is missing, what is stale, and, if `again`, what there is too."""
+    """What is left to do: what is missing, what is stale, what was refused for want of samples and has more of them
+    now, and, if `again`, all that there is. `samples` counts real ones."""
     turns = []
     for plan in plans:
         before = have.get(plan.name)
-        if before is None or again or stale_words(before.machine, here):
+        if before is None or again or stale_words(before.machine, here) or _has_more(before, samples):
             turns.append(Turn(plan=plan, before=before))
     return turns
+
+
+def _has_more(before: VariantManifest, samples: int) -> bool:
+    return before.refused_rows is not None and samples > before.refused_rows

@@ -78,7 +78,7 @@ class LabOrders:
         self._check(detail, plans)
         if not plans and not detail.manifest.serve_only:
             plans = self._usual(detail)
-        return self._begin(detail, tuple(plans), again)
+        return await self._begin(detail, tuple(plans), again)
 
     async def order_stale(self) -> list[Job]:
         """Judge everything again whose figures are of another machine or runtime: one job for each version."""
@@ -105,11 +105,12 @@ class LabOrders:
     async def _stale_of(self, detail: VersionDetail) -> list[Job]:
         here = self._lab.machine
         plans = tuple(one.plan for one in detail.variants if not one.is_reference and stale_words(one.machine, here))
-        return self._begin(detail, plans, again=False)
+        return await self._begin(detail, plans, again=False)
 
-    def _begin(self, detail: VersionDetail, plans: tuple[Plan, ...], again: bool) -> list[Job]:
+    async def _begin(self, detail: VersionDetail, plans: tuple[Plan, ...], again: bool) -> list[Job]:
         have = {variant.variant: variant for variant in detail.variants}
-        if not planned(self._lab.plans_of(detail.manifest, plans), have, self._lab.machine, again):
+        samples = await self._lab.real_samples(detail.manifest)
+        if not planned(self._lab.plans_of(detail.manifest, plans), have, self._lab.machine, again, samples):
             return []
         job = self._jobs.create_lab(detail.manifest, plans, again)
         self._jobs.submit(job.id)

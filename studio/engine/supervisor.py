@@ -162,6 +162,23 @@ class Supervisor:
         for process in self._processes:
             process.send({"type": "recording", "plans": plans})
 
+    async def recorded(self, patience: float = 5.0) -> None:
+        """Wait until what was taken of requests that are answered by now is written; not longer than `patience`."""
+        number = next(self._numbers)
+        open_with = {process for process in self._processes if process.ready}
+        written = asyncio.Event()
+        call = self._calls[number] = _Call(open_with, lambda _: written.set())
+        for process in open_with:
+            process.send({"type": "recording", "plans": self._recording, "number": number})
+        call.look()
+        try:
+            async with asyncio.timeout(patience):
+                await written.wait()
+        except TimeoutError:
+            self._on_log("warning", "The server took long to write what was recorded; the newest of it may be missing.")
+        finally:
+            del self._calls[number]
+
     def _first(self) -> list[Message]:
         """What a new process is told."""
         share = shared_out(self._settings)
@@ -282,6 +299,9 @@ class Supervisor:
                     process.figures = reply.figures
                 if call is not None:
                     call.replied(process, reply)
+            case "recorded":
+                if (waiting_for := self._calls.get(message["number"])) is not None:
+                    waiting_for.without(process)
             case "loaded":
                 process.loaded = codec.convert(message["names"], tuple[str, ...], "names of loaded models")
                 self._tell_loaded()

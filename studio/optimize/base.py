@@ -9,8 +9,9 @@ import importlib
 import importlib.metadata
 import logging
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ GROUP = "studio.recipes"
 Report = Callable[[float, str], None]
 """Progress from 0 to 1, and what is being done."""
 Feed = dict[str, npt.NDArray[Any]]
+
+MORE_SAMPLES = "Put an .npz of inputs beside the model and drop both, or keep what is asked: studio record NAME"
+"""How a recipe that wants samples says where they come from."""
 
 _log = logging.getLogger(__name__)
 
@@ -129,6 +133,11 @@ class Recipe:
     options: tuple[Option, ...] = ()
     tools: tuple[str, ...] = ()
     trains: bool = False
+
+    def wants_samples(self, model: Any, given: Given) -> bool:
+        """Whether it does not apply, and would with enough real samples."""
+        plenty = replace(given, kind="labelled", rows=sys.maxsize)
+        return bool(self.applies(model, given)) and not self.applies(model, plenty)
 
     def settings(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
         """All options: those given, else their defaults."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.core.errors import NeedsExtra, Refused
 from studio.optimize import graphs
-from studio.optimize.base import Given, Option, Work
+from studio.optimize.base import MORE_SAMPLES, Given, Option, Work
 
 if TYPE_CHECKING:
     from studio.optimize._torch_prune import Pruned
@@ -58,9 +58,9 @@ def why_not(model: Any, given: Given, doing: str) -> str:
     if importlib.util.find_spec("torch_pruning") is None:
         return "torch-pruning is not installed (pip install 'ort-studio[torch]')"
     if given.kind == "synthetic":
-        return "a smaller network has to be trained again, and made-up inputs teach nothing: drop real samples with it"
+        return f"a smaller network has to be trained again, and made-up inputs teach nothing. {MORE_SAMPLES}"
     if given.rows < FEWEST_ROWS:
-        return f"it has {given.rows} rows of samples to train with, and needs {FEWEST_ROWS}"
+        return f"it has {given.rows} rows of samples to train with, and needs {FEWEST_ROWS}. {MORE_SAMPLES}"
     layers = sum(node.op_type in _LAYERS for node in graphs.all_nodes(model.graph))
     if layers < 2:
         return "the channels of its only layer are its outputs" if layers else "it has no layers with channels"

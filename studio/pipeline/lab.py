@@ -46,11 +46,13 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     for number, step in enumerate(() if task.graph else task.plan.steps):
         recipe = _recipe(step)
         report("optimised", number / len(task.plan.steps), recipe.title)
-        reason = recipe.applies(parse(graph_path), _given(evidence, module if number == 0 else None))
+        model, given = parse(graph_path), _given(evidence, module if number == 0 else None)
+        reason = recipe.applies(model, given)
         if reason:
             report("optimised", 1.0, f"does not apply: {reason}")
             words = reason if len(task.plan.steps) == 1 else f"{recipe.name}: {reason}"
-            return MadeResult(reason=words, machine=this_machine(), tools=tools)
+            wants = recipe.wants_samples(model, given)
+            return MadeResult(reason=words, wants_samples=wants, machine=this_machine(), tools=tools)
         made = out / ("model.onnx" if number + 1 == len(task.plan.steps) else f"step-{number}.onnx")
         options = recipe.settings(step.options)
         used = {name: _words(of) for name, of in options.items() if of != ()} | recipe.apply(

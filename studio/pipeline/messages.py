@@ -178,11 +178,15 @@ class VariantTask:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeResult:
-    """A variant's graph and its fidelity. `graph` None: the recipe does not apply, and `reason` says why."""
+    """A variant's graph and its fidelity. `graph` None: the recipe does not apply, and `reason` says why.
+
+    `wants_samples`: it would with enough real samples.
+    """
 
     graph: Graph | None = None
     graph_path: str = ""
     reason: str = ""
+    wants_samples: bool = False
     fidelity: Fidelity | None = None
     parameters: dict[str, str] = field(default_factory=dict)
     machine: Machine
@@ -225,7 +229,10 @@ class ProbeResult:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantResult:
-    """All of a variant's evidence. `graph` None where nothing was made; the verdict says why."""
+    """All of a variant's evidence. `graph` None where nothing was made; the verdict says why.
+
+    `wants_samples`: it could have been made with enough real samples.
+    """
 
     verdict: Verdict
     machine: Machine
@@ -235,6 +242,7 @@ class VariantResult:
     fidelity: Fidelity | None = None
     measurement: Measurement | None = None
     parameters: dict[str, str] = field(default_factory=dict)
+    wants_samples: bool = False
 
 
 Task = IntakeTask | TemplateTask | VariantTask | MeasureTask | ProbeTask

@@ -99,7 +99,9 @@ async def make_variant(
                 made = await worker.run(task, on_progress)
         if made.graph is None:
             verdict = not_applicable(task.plan.name, made.reason)
-            return VariantResult(verdict=verdict, machine=made.machine, tools=made.tools)
+            return VariantResult(
+                verdict=verdict, machine=made.machine, tools=made.tools, wants_samples=made.wants_samples
+            )
         result = await measured(MeasureTask(variant=task, made=made))
     except Cancelled:
         raise

@@ -218,6 +218,8 @@ async def _read(
                 tables.put_nowait(message)
             elif isinstance(message, Recordings):
                 recorder.use(message.plans)
+                if message.number:
+                    recorder.written(functools.partial(channel.send, "recorded", number=message.number))
             elif isinstance(message, Drain):
                 break
             elif isinstance(message, Order):

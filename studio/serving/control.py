@@ -1,7 +1,8 @@
 """The control channel: JSON lines over a Unix socket pair, between the server and the process that owns it.
 
 Incoming: `{"type": "settings", "settings": ServingSettings}` first, `{"type": "routes", "table": RoutingTable}`
-whenever routes change, `{"type": "recording", "plans": [RecordingPlan, …]}` whenever what is to be recorded changes,
+whenever routes change, `{"type": "recording", "plans": [RecordingPlan, …]}` whenever what is to be recorded changes
+(`"number": N` where it is to say when all that was taken before is written),
 `{"type": "drain"}`. The end of the stream means that the owner is gone.
 
 Where there are several processes: `{"type": "do", "order": Order}` for what another one asks, `{"type": "answers",
@@ -10,8 +11,8 @@ loaded.
 
 Outgoing: `ready` (settings taken; the server accepts connections once the first table is in force), `routes_applied`
 with `generation` and `errors` by full reference, `grpc` with the `port` it is served on, or `error`, `tick` with a
-`Tick`, `requests` with `lines` of `RequestLine`; `ask` with an `order`
-for all other processes, `done` with `id` and `reply`, `loaded` with the `names` of what is loaded.
+`Tick`, `requests` with `lines` of `RequestLine`, `recorded` with the `number` of the message that asked; `ask` with an
+`order` for all other processes, `done` with `id` and `reply`, `loaded` with the `names` of what is loaded.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Recordings:
-    """What requests are to be kept from now on, and no others."""
+    """What requests are to be kept from now on, and no others. `number`: 0 where nobody waits for what was taken."""
 
     plans: tuple[RecordingPlan, ...] = ()
+    number: int = 0
 
 
 Message = ServingSettings | RoutingTable | Recordings | Drain | Order | Answers | Elsewhere
@@ -75,7 +77,7 @@ def parse(line: bytes) -> Message:
             return codec.convert(value.get("table"), RoutingTable, "routing table")
         case "recording":
             plans = codec.convert(value.get("plans"), tuple[RecordingPlan, ...], "plans of recordings")
-            return Recordings(plans)
+            return Recordings(plans, codec.convert(value.get("number", 0), int, "number of a message"))
         case "drain":
             return Drain()
         case "do":

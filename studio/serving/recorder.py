@@ -88,6 +88,16 @@ class Recorder:
         self._open = opened
         self._switch(self.on)
 
+    def written(self, done: Callable[[], None]) -> None:
+        """Call `done` once everything taken so far is in its file."""
+        self.flush()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(done)
+
+        self._thread.submit(tell)
+
     def take(self, target: Target, inputs: Mapping[str, Array], headers: Mapping[bytes, bytes]) -> None:
         """Keep the inputs of a request that `target` answered, if its model is recorded and there is room."""
         state = self._open.get(target.model)

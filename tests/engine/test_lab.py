@@ -6,15 +6,19 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from studio.core.errors import Conflict, InvalidInput, NotFound
 from studio.core.jobs import Job
-from studio.core.manifest import Interval, Outcome, VariantManifest, Verdict, VersionManifest
+from studio.core.manifest import Interval, Outcome, Samples, VariantManifest, Verdict, VersionManifest
 from studio.core.recipe import plan_of
+from studio.core.recording import part_name
 from studio.engine import lab as laboratory
+from studio.engine.captured import Captured
 from studio.engine.lab import Lab
 from studio.engine.lab_orders import LabOrders
 from studio.optimize.plans import parse_plan
@@ -43,6 +47,7 @@ class Workers:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     speeds: dict[str, float] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
+    wanting: set[str] = field(default_factory=set)  # what does not apply for want of samples
     tasks: list[VariantTask] = field(default_factory=list)
     walls: list[float] = field(default_factory=list)
     seconds: float = 1.0  # what each takes, on a clock of their own
@@ -64,6 +69,9 @@ class Workers:
         verdict = Verdict(outcome=outcome, sentence=f"{name}: {outcome}.", reason=f"{outcome} for a reason")
         if name in self.failing:
             return VariantResult(verdict=replace(verdict, outcome="reject"), machine=machine, tools={})
+        if name in self.wanting:
+            verdict = replace(verdict, outcome="not applicable")
+            return VariantResult(verdict=verdict, machine=machine, tools={}, wants_samples=True)
         if outcome == "not applicable":
             return VariantResult(verdict=verdict, machine=machine, tools={})
         speed = self.speeds.get(name, 2.0)
@@ -254,6 +262,55 @@ async def test_what_could_not_be_made_is_made_again(bench: Bench) -> None:
     after = (await bench.variants())["int8"]
     assert (after.run, after.verdict.outcome) == (2, "keep") and after.graph is not None
     assert bench.keep.resolve("digits:1-int8").variant == "int8"
+
+
+async def test_what_wanted_samples_is_tried_again_when_there_are_more(bench: Bench, tmp_path: Path) -> None:
+    requests, waited = tmp_path / "requests", []
+
+    async def written() -> None:
+        waited.append(sorted(path.name for path in requests.iterdir()))
+
+    bench.lab = Lab(
+        bench.workspace,
+        bench.keep,
+        ForkServers(bench.workspace.run / "warm", 0, 1.0),
+        Captured(lambda _: requests, written),
+    )
+    bench.orders = LabOrders(bench.keep, bench.jobs, bench.lab, bench.logs, ("fp16", "int8"))
+    bench.jobs.use(bench.jobs._lanes["intake"], bench.lab.run)
+    bench.workers.wanting, bench.workers.outcomes = {"int8"}, {"fp16": "not applicable"}
+    manifest = await bench.version()
+    blobs = bench.keep.store.blobs
+    made_up = Samples(kind="synthetic", count=10, file=blobs.put_bytes(b"made up", "samples.npz"))
+    manifest = await bench.keep.add_version(replace(manifest, samples=made_up))
+    stem = f"digits:{manifest.version}"
+    (job,) = await bench.orders.order(stem)
+    await bench.done(job)
+    assert (await bench.variants(number=2))["int8"].refused_rows == 0
+    assert await bench.orders.order(stem) == [] and waited == []
+    requests.mkdir()
+    record(requests, 1, 10)
+    assert await bench.orders.order(stem) == []  # too few to be samples at all
+    record(requests, 2, 20)
+    bench.workers.tasks.clear()
+    (job,) = await bench.orders.order(stem)
+    await bench.done(job)
+    # Only what wanted samples, and with those there are by now; what was refused for another reason stays.
+    assert [(task.plan.name, task.kind) for task in bench.workers.tasks] == [("int8", "captured")]
+    assert (await bench.variants(number=2))["int8"].refused_rows == 30
+    assert len(waited) == 3 and await bench.orders.order(stem) == []
+    record(requests, 3, 20)
+    bench.workers.wanting = set()
+    (job,) = await bench.orders.order(stem, ["int8"])
+    await bench.done(job)
+    after = (await bench.variants(number=2))["int8"]
+    assert (after.run, after.verdict.outcome, after.refused_rows) == (3, "keep", None) and after.graph is not None
+
+
+def record(folder: Path, number: int, rows: int) -> None:
+    """One file of a recording, as the server writes it."""
+    values = np.random.default_rng(number).random((rows, 64)).astype(np.float32)
+    np.savez(folder / part_name(number, 1, 1, rows), x=values)
 
 
 async def test_stale_figures_are_measured_again_when_asked(bench: Bench) -> None:

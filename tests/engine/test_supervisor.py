@@ -20,10 +20,12 @@ from tritonclient.grpc import InferenceServerClient
 
 from studio.core.histogram import Histogram
 from studio.core.metrics import Sample, Tick
+from studio.core.recording import RecordingPlan
 from studio.core.settings import ServingSettings
 from studio.core.views import ServerStatus
 from studio.engine.supervisor import Supervisor, shared_out
 from studio.engine.ticks import Ticks, summed
+from studio.store.recordings import recorded
 from tests.serving import graphs
 from tests.serving.harness import WAIT
 
@@ -150,6 +152,34 @@ async def test_what_one_loads_or_drops_all_do(pair: Pair, tmp_path: Path) -> Non
     await pair.until(lambda: sorted(loaded_by()) == [0, 1], "the load in one")
     await asyncio.sleep(0.05)
     assert await asyncio.to_thread(states) == ["READY"] * 2
+
+
+async def test_what_was_asked_until_now_is_recorded_when_it_is_waited_for(pair: Pair, tmp_path: Path) -> None:
+    assert await pair.supervisor.apply(graphs.table(graphs.scaled(tmp_path, 3.0, model="m"), generation=2)) == {}
+    folder, now = tmp_path / "m", time.time()
+    folder.mkdir()
+    pair.supervisor.record(
+        (RecordingPlan(model="m", folder=str(folder), rows=99, bytes=1 << 20, started=now, until=now + 60),)
+    )
+    await pair.supervisor.recorded()
+    connections = await asyncio.to_thread(pair.connections)
+
+    def work() -> None:
+        for number, connection in enumerate(connections):
+            for row in range(20):
+                data = [float(row), float(number), 1, 1]
+                value = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": data}]}
+                assert ask(connection, "POST", "/v2/models/m/infer", value)[0] == 200
+
+    await asyncio.to_thread(work)
+    await pair.supervisor.recorded()
+    assert recorded(folder)[0] == 40  # at once, of both processes
+    victim = pair.supervisor._processes[0]
+    os.kill(pair.pids[0], signal.SIGSTOP)
+    await pair.supervisor.recorded(patience=0.05)  # one that hangs keeps nobody
+    assert "took long to write" in pair.log[-1]
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGCONT)
 
 
 async def test_one_killed_under_load_fails_only_its_own_connections(pair: Pair, tmp_path: Path) -> None:

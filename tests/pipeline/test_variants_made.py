@@ -57,7 +57,8 @@ async def test_static_quantisation_without_enough_samples_says_so(rows: int, run
         runner, await runner.intake(*files), Plan(name="int8-static", steps=(Step(recipe="int8-static"),))
     )
     assert result.verdict.outcome == "not applicable" and "needs real samples" in result.verdict.sentence
-    assert result.graph is None
+    assert ".npz" in result.verdict.sentence and "studio record" in result.verdict.sentence
+    assert result.graph is None and result.wants_samples
 
 
 async def test_the_steps_of_a_plan_follow_each_other(runner: Runner, tmp_path: Path) -> None:
@@ -71,4 +72,4 @@ async def test_the_steps_of_a_plan_follow_each_other(runner: Runner, tmp_path: P
     wrong_way = Plan(name="wrong", steps=(Step(recipe="int8"), Step(recipe="sparse")))
     result = await made(runner, intake, wrong_way)
     assert result.verdict.outcome == "not applicable"
-    assert "sparse: it is quantised already" in result.verdict.sentence
+    assert "sparse: it is quantised already" in result.verdict.sentence and not result.wants_samples

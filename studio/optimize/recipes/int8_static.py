@@ -15,7 +15,7 @@ from typing import Any
 
 from studio.core.errors import Refused
 from studio.optimize import graphs, layers, processor, qdq, sensitivity
-from studio.optimize.base import Feed, Given, Option, Recipe, Work
+from studio.optimize.base import MORE_SAMPLES, Feed, Given, Option, Recipe, Work
 from studio.optimize.calibration import METHODS, Ranges, calibrate
 
 FEWEST_ROWS = 16
@@ -34,10 +34,10 @@ def applies(model: Any, given: Given) -> str:
             f"only {graphs.operator_words(model)}"
         )
     if given.kind == "synthetic":
-        return "needs real samples: ranges learnt from made-up inputs are wrong. Drop the model with an .npz of inputs"
+        return f"needs real samples: ranges learnt from made-up inputs are wrong. {MORE_SAMPLES}"
     if given.rows < FEWEST_ROWS:
         rows = f"{given.rows} row{'s' if given.rows != 1 else ''}"
-        return f"needs real samples: {rows} to calibrate with, at least {FEWEST_ROWS} wanted"
+        return f"needs real samples: {rows} to calibrate with, at least {FEWEST_ROWS} wanted. {MORE_SAMPLES}"
     return ""
 
 
