@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # the
 
 COUNT = 2400
 SHAPES = ([COUNT], [1, COUNT], [40, 60], [2, 30, 40], [COUNT, 1], [1, 1, COUNT])
-DATATYPES = ("FP32", "FP64", "FP16", "INT8", "UINT8", "INT32", "INT64", "UINT64", "BOOL", "BYTES")
+DATATYPES = ("FP32", "FP64", "FP16", "BF16", "INT8", "UINT8", "INT32", "INT64", "UINT64", "BOOL", "BYTES")
 
 
 def target(datatype: str, rank: int, inputs: int = 1) -> Target:

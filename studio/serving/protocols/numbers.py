@@ -33,7 +33,7 @@ EXACT = 2.0**53
 _HAS_PARSER = importlib.util.find_spec("simdjson") is not None
 Path = tuple[str, ...]
 """The keys that lead to a value; '' for each list on the way."""
-_FLOATS = ("FP16", "FP32", "FP64")
+_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 _local = threading.local()
 
 

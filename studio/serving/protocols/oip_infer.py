@@ -343,7 +343,7 @@ def answer(call: Call, target: Target, version: str, arrays: list[Array]) -> Res
             buffers.append(tensors.to_binary(array, datatype))
             output["parameters"] = {"binary_data_size": len(buffers[-1])}
         else:
-            output["data"] = tensors.to_json(array, datatype, name)
+            output["data"] = tensors.to_json(array, datatype)
         outputs.append(output)
     document: Json = {"model_name": target.model, "model_version": version, "outputs": outputs}
     if call.id:

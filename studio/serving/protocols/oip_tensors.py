@@ -24,7 +24,7 @@ MAX_ELEMENTS = 2**63 - 1
 MAX_RANK = 64
 """numpy's own limit."""
 
-_FLOATS = frozenset(("FP16", "FP32", "FP64"))
+_FLOATS = frozenset(("FP16", "BF16", "FP32", "FP64"))
 _DOUBLE = np.dtype(np.float64)
 _LENGTH = struct.Struct("<I")
 
@@ -66,8 +66,6 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], name: str) ->
     """
     if not isinstance(data, list | Numbers):
         raise InvalidInput(f"Unable to parse 'data' of input '{name}': a list is expected.")
-    if datatype == "BF16":
-        raise InvalidInput(f"input '{name}' is BF16, which JSON can not carry.", "", "Send it as a binary tensor.")
     array = nested(data, datatype, name)
     if array.shape == shape:
         return array
@@ -100,7 +98,7 @@ def _text(shape: Sequence[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
-_KINDS = {"FP16": "fiu", "FP32": "fiu", "FP64": "fiu", "BOOL": "b"}
+_KINDS = {"FP16": "fiu", "BF16": "fiu", "FP32": "fiu", "FP64": "fiu", "BOOL": "b"}
 
 
 def _numbers(data: list[Any], datatype: str, name: str) -> Array:
@@ -255,15 +253,16 @@ def to_binary(array: Array, datatype: str) -> bytes:
     return array.tobytes()
 
 
-def to_json(array: Array, datatype: str, name: str) -> Array | list[str]:
-    """What orjson (with OPT_SERIALIZE_NUMPY) writes as the flat `data` of the tensor. Raises InvalidInput for BF16."""
+def to_json(array: Array, datatype: str) -> Array | list[str]:
+    """What orjson (with OPT_SERIALIZE_NUMPY) writes as the flat `data` of the tensor."""
     if datatype == "BYTES":
         return [_text_of(element) for element in array.flat]
-    if datatype == "BF16":
-        raise InvalidInput(
-            f"output '{name}' is BF16, which JSON can not carry.", "", "Ask for it as a binary tensor (binary_data)."
-        )
-    return np.ascontiguousarray(array).reshape(-1)
+    return np.ascontiguousarray(widened(array)).reshape(-1)
+
+
+def widened(array: Array) -> Array:
+    """BF16, whose kind is 'V' to numpy, as FP32, which holds all its values and can be written; others as they are."""
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def _text_of(element: object) -> str:

@@ -28,7 +28,7 @@ from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import tables
 from studio.serving.protocols.json_text import NoJson, load_json
 from studio.serving.protocols.oip_infer import MAX_BATCH
-from studio.serving.protocols.oip_tensors import nested
+from studio.serving.protocols.oip_tensors import nested, widened
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 from studio.serving.texts import tokenise
@@ -36,7 +36,7 @@ from studio.serving.texts import tokenise
 PREFIX = "predict"
 NAME = "predict"
 MAX_PARTS = 64
-_FLOATS = ("FP16", "FP32", "FP64")
+_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
 @dataclass
@@ -246,8 +246,6 @@ def _from_base64(text: Any, spec: TensorSpec) -> bytes:
 
 def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Array, bool]:
     """The tensor, and whether its batch was left out."""
-    if spec.datatype == "BF16":
-        raise InvalidInput(f"input '{spec.name}' is BF16, which JSON can not carry.", "", "Use /v2, binary tensors.")
     if spec.datatype in _FLOATS:
         value = _with_nan(value)
     scalar = not isinstance(value, list)
@@ -341,8 +339,7 @@ def outputs(target: Target, arrays: list[Array], single: bool) -> dict[str, Any]
     """The outputs by name, without their batch where the sample came without one."""
     shown: dict[str, Any] = {}
     for spec, array in zip(target.signature.outputs, arrays, strict=True):
-        if spec.datatype == "BF16":
-            array = array.astype(np.float32)
+        array = widened(array)
         if single and array.ndim and array.shape[0] == 1 and spec.shape and isinstance(spec.shape[0], str):
             array = array[0]
         shown[spec.name] = _strings(array) if spec.datatype == "BYTES" else np.ascontiguousarray(array)
@@ -366,7 +363,7 @@ def _strings(array: Any) -> Any:
 def labelled(target: Target, arrays: list[Array]) -> list[dict[str, Any]] | None:
     """For each row its label and scores, where the settings name the classes and an output has one score for each."""
     labels = target.class_labels
-    for spec, array in zip(target.signature.outputs, arrays, strict=True):
+    for spec, array in zip(target.signature.outputs, map(widened, arrays), strict=True):
         if labels and spec.datatype in _FLOATS and array.ndim == 2 and array.shape[1] == len(labels):
             sure = bool((array >= 0).all()) and bool(np.allclose(array.sum(axis=1), 1, atol=1e-3))
             word = "probabilities" if sure else "scores"

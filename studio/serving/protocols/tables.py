@@ -10,7 +10,7 @@ from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
 from studio.serving.protocols.oip_infer import MAX_BATCH
 
-_FLOATS = ("FP16", "FP32", "FP64")
+_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
 def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, list[Any]], int]:

@@ -25,7 +25,7 @@ from studio.serving.protocols import numbers
 from studio.serving.protocols.json_text import load_json
 from studio.serving.protocols.numbers import Numbers
 from studio.serving.protocols.oip_infer import MAX_BATCH
-from studio.serving.protocols.oip_tensors import nested
+from studio.serving.protocols.oip_tensors import nested, widened
 
 Json = dict[str, Any]
 _TOKENS = (b"NaN", b"Infinity")
@@ -127,10 +127,6 @@ def _arrays(given: Json, target: Target) -> dict[str, Array]:
 
 
 def _array(data: Any, spec: TensorSpec, target: Target) -> Array:
-    if spec.datatype == "BF16":
-        raise InvalidInput(
-            f"input '{spec.name}' is BF16, which JSON can not carry.", "", "Use /v2 with binary tensors."
-        )
     if spec.datatype == "BYTES":
         data = _decoded(data.as_list() if isinstance(data, Numbers) else data, spec.name)
     scalar = not isinstance(data, list | Numbers)
@@ -171,6 +167,7 @@ def _decoded(value: Any, name: str) -> Any:
 def predictions(arrays: list[Array], target: Target, row: bool) -> bytes:
     """The body of an answer: `predictions` by row, or `outputs` by column. Raises InvalidInput."""
     specs = target.signature.outputs
+    arrays = [widened(array) for array in arrays]
     values = [_value(array, spec) for array, spec in zip(arrays, specs, strict=True)]
     if not row:
         return _dump({"outputs": values[0] if len(specs) == 1 else _named(values, specs)}, arrays)
@@ -193,8 +190,6 @@ def _named(values: list[Any], specs: tuple[TensorSpec, ...]) -> Json:
 def _value(array: Array, spec: TensorSpec) -> Any:
     if spec.datatype == "BYTES":
         return _strings(array.tolist(), spec.name.endswith("_bytes"))
-    if spec.datatype == "BF16":
-        raise InvalidInput(f"output '{spec.name}' is BF16, which JSON can not carry.", "", "Use /v2, binary tensors.")
     array = np.ascontiguousarray(array)
     # The runtime's 64-bit integers are C's `long long`, whose single numbers orjson does not know.
     return array.view(f"{array.dtype.kind}8") if array.dtype.kind in "iu" and array.dtype.itemsize == 8 else array
