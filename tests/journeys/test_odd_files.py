@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -48,6 +49,17 @@ def test_a_copy_that_never_ends_fails_with_words_and_the_next_one_is_fine(tmp_pa
         assert engine.stop() == 0
 
 
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+    """An engine that waits for the rest of a file for a second only."""
+    engine = RunningEngine(tmp_path_factory.mktemp("impatient") / "workspace")
+    engine.workspace.mkdir()
+    (engine.workspace / "studio.toml").write_text("[serving]\nport = 0\n[inbox]\npatience_seconds = 1.0\n")
+    engine.start()
+    yield engine
+    assert engine.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -56,19 +68,20 @@ def test_a_copy_that_never_ends_fails_with_words_and_the_next_one_is_fine(tmp_pa
         ("noise.pt2", bytes(range(256)) * 40),
         ("pickle.pkl", b"\x80\x04\x95\x0c\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94."),
     ],
+    ids=["empty", "text", "noise", "code"],
 )
 def test_a_file_that_can_not_work_says_what_why_and_what_to_do(
-    studio: RunningEngine, name: str, content: bytes
+    impatient: RunningEngine, name: str, content: bytes
 ) -> None:
-    (studio.workspace / "studio.toml").write_text("[serving]\nport = 0\n")
+    studio, after = impatient, f"after-{Path(name).stem}"
     (studio.inbox / name).write_bytes(content)
     job = studio.finished_job(Path(name).stem)
     assert job.state == "failed"
     assert job.problem is not None
     assert job.problem.what and job.problem.fix, job.problem
     assert "Traceback" not in job.problem.sentence()
-    (studio.inbox / "next.onnx").write_bytes(CANCER.read_bytes())
-    assert studio.registered_version("next") == 1
+    (studio.inbox / f"{after}.onnx").write_bytes(CANCER.read_bytes())
+    assert studio.registered_version(after) == 1
     assert (studio.inbox / name).read_bytes() == content
 
 
