@@ -282,7 +282,11 @@ class Engine:
             raise InvalidInput(
                 f"Type {model}:{version} to confirm.", "A purge deletes files for good and can not be undone."
             )
-        return await self.keep.purge(model, version, actor)
+        freed = await self.keep.purge(model, version, actor)
+        for job in self.jobs.of(model, version):
+            if not job.finished:
+                await self.jobs.cancel(job.id, f"{model}:{version} was deleted")
+        return freed
 
     @staticmethod
     def _version(reference: str) -> tuple[str, int]:

@@ -280,9 +280,10 @@ class Jobs:
         await self._stop_task(key)
         if self.get(key).finished:  # it ended while we asked
             return self.get(key)
-        return self._cancelled(key, note)
+        return self.cancelled(key, note)
 
-    def _cancelled(self, key: str, note: str) -> Job:
+    def cancelled(self, key: str, note: str) -> Job:
+        """End a job whose work has stopped already."""
         said = "It was cancelled." if note == "cancelled" else f"It was cancelled: {note}."
         self.update(replace(self.get(key), problem=Cancelled(said).problem), durable=False)
         return self.finish(key, "cancelled", note)
@@ -341,7 +342,7 @@ class Jobs:
             self._jobs[job.id] = job
         for job in list(self._jobs.values()):
             if job.state == "waiting" and gone(job):
-                self._cancelled(job.id, f"{LEFT} while the engine was down")
+                self.cancelled(job.id, f"{LEFT} while the engine was down")
             elif job.resting:
                 continue
             elif job.is_arrival and not job.digest:  # never settled: the inbox will report it afresh

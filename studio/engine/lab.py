@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from studio.core import codec
 from studio.core.choice import stale_words
-from studio.core.errors import Conflict, StepFailed
-from studio.core.jobs import LAB_STEPS
+from studio.core.errors import Conflict, NotFound, StepFailed, StudioError
+from studio.core.jobs import LAB_STEPS, Job
 from studio.core.manifest import Graph, Machine, VariantManifest, VersionManifest
 from studio.core.names import REFERENCE_VARIANT
 from studio.core.recipe import Plan, plan_of
@@ -63,11 +63,30 @@ class Lab:
         self.machine = this_machine()
 
     async def run(self, jobs: Jobs, key: str) -> None:
-        """The whole lane, for an arrival or for what a user asked the lab for."""
+        """The whole lane, for an arrival or for what a user asked the lab for. Raises StudioError.
+
+        A version that is deleted meanwhile ends its job as cancelled: whatever failed for want of its files says
+        nothing of the model.
+        """
         job = jobs.get(key)
         if job.version is None:
             return
-        detail = await self._keep.version_detail(job.model, job.version)
+        try:
+            await self._work_through(jobs, job, job.version)
+        except (StudioError, OSError):
+            if not await self._deleted(job.model, job.version):
+                raise
+            jobs.cancelled(key, f"{job.model}:{job.version} was deleted")
+
+    async def _deleted(self, model: str, version: int) -> bool:
+        try:
+            await self._keep.version_detail(model, version)
+        except NotFound:
+            return True
+        return False
+
+    async def _work_through(self, jobs: Jobs, job: Job, number: int) -> None:
+        key, detail = job.id, await self._keep.version_detail(job.model, number)
         version, have = detail.manifest, {variant.variant: variant for variant in detail.variants}
         refuse_others(f"{version.model}:{version.version}", job.plans, have)
         if self._captured is not None:

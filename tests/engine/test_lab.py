@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from studio.core.errors import Conflict, InvalidInput, NotFound
+from studio.core.errors import Conflict, InvalidInput, NotFound, StepFailed
 from studio.core.jobs import Job
 from studio.core.manifest import Interval, Outcome, Samples, VariantManifest, Verdict, VersionManifest
 from studio.core.recipe import plan_of
@@ -48,6 +48,7 @@ class Workers:
     speeds: dict[str, float] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
     wanting: set[str] = field(default_factory=set)  # what does not apply for want of samples
+    meanwhile: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     tasks: list[VariantTask] = field(default_factory=list)
     walls: list[float] = field(default_factory=list)
     seconds: float = 1.0  # what each takes, on a clock of their own
@@ -62,6 +63,8 @@ class Workers:
         self.tasks.append(task)
         self.walls.append(settings.wall_seconds)
         tell("optimised", 0.5, "at work")
+        if task.plan.name in self.meanwhile:
+            await self.meanwhile[task.plan.name]()
         self.now += self.seconds
         await asyncio.sleep(0)
         name = task.plan.name
@@ -377,6 +380,37 @@ async def test_a_paused_lab_waits_and_its_clock_stands_still(bench: Bench) -> No
     assert not bench.orders.resume().paused
     ended = await bench.done(job)
     assert bench.workers.made == ["fp32", "fp16", "int8"] and "left" not in ended.note
+
+
+@pytest.mark.parametrize("plan", ["fp32", "int8"])
+async def test_a_version_deleted_meanwhile_ends_its_work_as_that(bench: Bench, plan: str) -> None:
+    manifest = await bench.version()
+    job = bench.jobs.update(replace(bench.job(), model="digits", version=manifest.version))
+
+    async def delete() -> None:
+        await bench.keep.archive("digits", 1, "test")
+        await bench.keep.purge("digits", 1, "test")
+        if plan == "fp32":  # without which nothing can be judged; of others it would be the verdict
+            raise StepFailed("ONNX Runtime can not load this graph.", "File doesn't exist.")
+
+    bench.workers.meanwhile[plan] = delete
+    bench.jobs.submit(job.id)
+    ended = await bench.done(job)
+    assert ended.state == "cancelled" and ended.problem is not None
+    assert "digits:1 was deleted" in ended.problem.what
+    # Nor does it get further when it is tried again.
+    await bench.jobs.retry(job.id)
+    again = await bench.done(job)
+    assert again.state == "cancelled" and again.note == "digits:1 was deleted"
+
+
+async def test_a_failure_stays_one_where_the_version_is_there(bench: Bench) -> None:
+    async def fail() -> None:
+        raise StepFailed("ONNX Runtime can not load this graph.")
+
+    bench.workers.meanwhile["fp32"] = fail
+    job = await bench.arrive()
+    assert job.state == "failed" and job.problem is not None and "can not load" in job.problem.what
 
 
 async def test_an_order_survives_the_engine(bench: Bench) -> None:

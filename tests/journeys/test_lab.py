@@ -76,6 +76,15 @@ def test_the_lab_chooses_takes_orders_waits_and_does_nothing_twice(studio: Runni
     assert {one.taken_from for one in taken.values()} == {f"digits:1-{name}" for name in ("fp32", "fp16", "int8")}
     assert taken["fp16"].measurement == after["fp16"].measurement
 
+    # What is deleted while the lab has it in hand is told as that.
+    client.pause_lab()
+    (order,) = client.make_variants("numbers:1", ["sparse"])
+    client.archive("numbers:1")
+    client.purge("numbers:1", "numbers:1")
+    ended = client.job(order.id)
+    assert (ended.state, ended.note) == ("cancelled", "numbers:1 was deleted")
+    client.resume_lab()
+
 
 def seen_in_the_terminal(studio: RunningEngine, folder: Path) -> None:
     """The choice, its reasons and the dialog of recipes, in a real terminal of the smallest size."""
