@@ -29,7 +29,7 @@ from studio.pipeline.messages import Elsewhere, IntakeResult, IntakeTask, Progre
 from studio.verify.batching import rows_equal
 from studio.verify.fidelity import check_alike, compare
 from studio.verify.graph_info import describe
-from studio.verify.inputs import row_count, valueless_notes, with_classes
+from studio.verify.inputs import by_row, row_count, valueless_notes, with_classes
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.npz import check_npz
 from studio.verify.ort_info import describe_ort
@@ -104,7 +104,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
     )
     labels_found, label_notes = facts.class_labels(settings, (found.class_labels, converted.class_labels), signature)
     labels, word_notes = facts.numbered(labels, labels_found, signature)
-    labels, class_notes = with_classes(labels, converted.cases[0].outputs)
+    labels, class_notes = with_classes(labels, by_row(declared, [converted.cases[0].inputs], outputs[:1])[0])
     kind = "samples" if kit.kind == "labelled" and labels is None else kit.kind
     preprocessing = facts.preprocessing(settings, signature)
     assets = facts.assets(settings, found.around, files.stem, out / "assets")
@@ -123,7 +123,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
         weights_paths=tuple(str(path) for path in converted.weights),
         parity=replace(parity, inputs=kind),
         samples_kind=kind,
-        samples_count=kit.count(declared, inputs),
+        samples_count=max(kit.count(declared, inputs), 0 if labels is None else len(labels)),
         samples_path=str(samples),
         example_path=str(example) if example else "",
         sources=tuple(str(path) for path in (*sources, *beside) if path is not None),
@@ -198,9 +198,14 @@ def _parity(
     layout = row_layout(signature)
     sizes = sorted({row_count(layout, case.inputs) for case in cases})
     names = [spec.name for spec in signature.outputs]
-    expected = [case.outputs for case in cases]
+    feeds, expected = [case.inputs for case in cases], [case.outputs for case in cases]
     check_alike(expected, outputs, names)
-    return compare(expected, outputs, [name for name in names if name not in moving], kind=kit.kind, batch_sizes=sizes)
+    count = sum(row_count(layout, feed) for feed in feeds)
+    if kit.loaded is not None:  # batches overlap, and formats add rows of their own
+        count = min(count, row_count(layout, kit.loaded.inputs))
+    expected, outputs = by_row(signature, feeds, expected), by_row(signature, feeds, outputs)
+    compared = [name for name in names if name not in moving]
+    return compare(expected, outputs, compared, kind=kit.kind, batch_sizes=sizes, samples=count)
 
 
 def _check_parity(

@@ -134,14 +134,14 @@ class WorkKit:
         return found
 
     def count(self, signature: Signature, inputs: Feed) -> int:
-        """How many samples the inputs are: rows; or runs, where a model without a batch takes one sample a run."""
+        """How many samples the inputs are: rows, one a run where the model has no batch. Samples that came with one
+        dimension more than the model takes are counted as they came."""
         layout = row_layout(signature)
         rows = row_count(layout, inputs)
-        if layout is None or layout.unit == 1:
+        if layout is None or layout.rows == 1:
             return rows
         shapes = [spec.shape for spec in signature.inputs if spec.name in layout.names]
-        stacked = all(len(shape) == 1 for shape in shapes) or self._ranks() == [len(shape) + 1 for shape in shapes]
-        return rows // layout.unit if stacked else rows
+        return rows // layout.unit if self._ranks() == [len(shape) + 1 for shape in shapes] else rows
 
     def _ranks(self) -> list[int]:
         """Dimensions of the user's sample inputs, as they came."""
@@ -173,8 +173,8 @@ def _sample_runs(signature: Signature, inputs: Feed) -> tuple[Feed, ...]:
     sizes: tuple[int, ...] = (
         (*BATCHES, _SAMPLES_BATCH) if layout.unit == 1 and count >= sum(BATCHES) + _SAMPLES_BATCH else BATCHES
     )
-    sizes = tuple(size for size in sizes if size <= count) if layout.unit == 1 else (layout.unit,)
-    if _fixed_one(signature):
+    sizes = tuple(size for size in sizes if size <= count) if layout.unit == 1 else (layout.rows,)
+    if _one_a_run(signature):
         sizes = (1,) * min(8, count)
     runs, at = [], 0
     for size in sizes:
@@ -185,19 +185,21 @@ def _sample_runs(signature: Signature, inputs: Feed) -> tuple[Feed, ...]:
 
 def _drawn_runs(signature: Signature, attempt: Attempt, batches: tuple[int, ...]) -> tuple[Feed, ...]:
     layout = row_layout(signature)
-    if layout is None or layout.unit > 1:
+    if layout is None or layout.rows > 1:
         return (attempt.draw(1),)
     rows = attempt.draw(sum(batches))
-    if _fixed_one(signature):
+    if _one_a_run(signature):
         return tuple(take_rows(layout, rows, row, 1) for row in range(3))
     starts = np.cumsum((0, *batches[:-1]))
     return tuple(take_rows(layout, rows, int(start), size) for start, size in zip(starts, batches, strict=True))
 
 
-def _fixed_one(signature: Signature) -> bool:
-    """Whether the leading size is 1 and nothing else."""
+def _one_a_run(signature: Signature) -> bool:
+    """Whether a run takes one row and never more: there is no batch, or its size is 1 and nothing else."""
     layout = row_layout(signature)
-    return layout is not None and all(spec.shape[0] == 1 for spec in signature.inputs if spec.name in layout.names)
+    if layout is None:
+        return False
+    return layout.whole or all(spec.shape[0] == 1 for spec in signature.inputs if spec.name in layout.names)
 
 
 def attempts(signature: Signature, ranges: Ranges) -> Iterator[Attempt]:

@@ -10,16 +10,17 @@ from pathlib import Path
 from studio.core.errors import InvalidInput, NotFound
 from studio.core.manifest import Fidelity, Verdict
 from studio.core.recipe import OptionValue, Step
+from studio.core.rows import row_layout
 from studio.core.tensors import Signature
 from studio.formats.onnx.files import parse
 from studio.optimize.base import Evidence, Given, Module, Recipe, Work, recipes
 from studio.pipeline.intake import file_ref
 from studio.pipeline.messages import MadeResult, MeasureTask, Progress, VariantResult, VariantTask
 from studio.pipeline.modules import module_of
-from studio.verify.evidence import Split, split
+from studio.verify.evidence import FEWEST_ROWS, Split, split
 from studio.verify.fidelity import fidelity_of
 from studio.verify.graph_info import describe
-from studio.verify.inputs import LoadedSamples, load_samples, split_runs
+from studio.verify.inputs import LoadedSamples, load_samples, row_count, split_runs
 from studio.verify.layers import layer_errors, worth_looking
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.measure import measure, measure_reference
@@ -46,7 +47,7 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     for number, step in enumerate(() if task.graph else task.plan.steps):
         recipe = _recipe(step)
         report("optimised", number / len(task.plan.steps), recipe.title)
-        model, given = parse(graph_path), _given(evidence, module if number == 0 else None)
+        model, given = parse(graph_path), _given(samples, task, signature, module if number == 0 else None)
         reason = recipe.applies(model, given)
         if reason:
             report("optimised", 1.0, f"does not apply: {reason}")
@@ -91,8 +92,13 @@ def run_make(task: VariantTask, report: Progress) -> MadeResult:
     )
 
 
-def _given(evidence: Evidence, module: Module | None) -> Given:
-    return Given(kind=evidence.kind, rows=evidence.rows, module=module is not None)
+def _given(samples: Split, task: VariantTask, signature: Signature, module: Module | None) -> Given:
+    # Samples of which none can be set apart are too few: a recipe must be able to say how many there are.
+    usable = samples.apart or samples.judged
+    rows = 0 if task.kind == "synthetic" else row_count(row_layout(signature), usable.inputs)
+    if samples.apart is None and rows >= FEWEST_ROWS:
+        rows = 0  # they do not divide, or are one batch
+    return Given(kind=task.kind, rows=rows, module=module is not None)
 
 
 def _words(value: OptionValue) -> str:

@@ -14,7 +14,7 @@ from studio.core.recording import part_of
 from studio.core.rows import RowLayout, row_layout
 from studio.core.tensors import Signature
 from studio.verify.evidence import FEWEST_ROWS
-from studio.verify.inputs import load_samples, row_count
+from studio.verify.inputs import load_samples, pick_rows, row_count, take_rows
 from studio.verify.session import Array, Feed
 
 MOST_ROWS = 5000
@@ -44,7 +44,9 @@ def captured_samples(folder: Path, signature: Signature, out: Path) -> int:
     best = max(groups.values(), key=lambda feeds: sum(row_count(layout, feed) for feed in feeds))
     # What has no rows, a threshold for one, is as it was in the newest request.
     joined = {
-        name: np.concatenate([feed[name] for feed in best])[:MOST_ROWS] if name in layout.names else best[0][name]
+        name: np.concatenate([feed[name] for feed in best])[: MOST_ROWS * layout.length]
+        if name in layout.names
+        else best[0][name]
         for name in best[0]
     }
     rows = row_count(layout, joined)
@@ -73,17 +75,14 @@ def _unseen(layout: RowLayout, feed: Feed, seen: set[bytes]) -> Feed | None:
     """The rows that are in no other file: several processes of a server record without knowing of each other."""
     names = sorted(layout.names)
     kept: list[Array] = []
-    for start in range(0, row_count(layout, feed) - layout.unit + 1, layout.unit):
-        rows = slice(start, start + layout.unit)
-        content = b"".join(_bytes_of(feed[name][rows]) for name in names)
+    for start in range(0, row_count(layout, feed) - layout.rows + 1, layout.rows):
+        one = take_rows(layout, feed, start, layout.rows)
+        content = b"".join(_bytes_of(one[name]) for name in names)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         if digest not in seen:
             seen.add(digest)
-            kept.append(np.arange(rows.start, rows.stop))
-    if not kept:
-        return None
-    index = np.concatenate(kept)
-    return {name: array[index] if name in layout.names else array for name, array in feed.items()}
+            kept.append(np.arange(start, start + layout.rows))
+    return pick_rows(layout, feed, np.concatenate(kept)) if kept else None
 
 
 def _bytes_of(array: Array) -> bytes:

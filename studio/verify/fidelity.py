@@ -28,7 +28,7 @@ import numpy as np
 from studio.core.errors import InvalidInput, Refused
 from studio.core.manifest import Fidelity, InputsKind, OutputFidelity
 from studio.core.rows import row_layout
-from studio.verify.inputs import row_count, split_runs, take_rows
+from studio.verify.inputs import by_row, row_count, split_runs, take_rows
 from studio.verify.ranks import rank_correlation
 from studio.verify.session import Array, Feed, open_session, run, signature_of
 from studio.verify.tasks import Role, accuracy_of, answers_of, is_float, role_of, scores_of, task_of, top
@@ -48,11 +48,13 @@ def compare(
     labels: Array | None = None,
     kind: InputsKind = "synthetic",
     batch_sizes: Sequence[int] = (1,),
+    samples: int | None = None,
 ) -> Fidelity:
     """Fidelity of `outputs` against `reference_outputs`: one dict of arrays by output name for each run, same order.
 
-    `names` are the outputs to compare. `labels` has one entry for each row over all runs. Raises InvalidInput when the
-    runs do not correspond, Refused when an output has another shape or type than the reference's.
+    `names` are the outputs to compare. `labels` has one entry for each row over all runs. `samples`: how many were run,
+    where outputs may have other rows than the inputs. Raises InvalidInput when the runs do not correspond, Refused when
+    an output has another shape or type than the reference's.
     """
     if not reference_outputs or len(reference_outputs) != len(outputs):
         raise InvalidInput(
@@ -80,7 +82,7 @@ def compare(
     )
     return Fidelity(
         inputs=kind,
-        samples=rows if labels is None else len(labels),
+        samples=len(labels) if labels is not None else rows if samples is None else samples,
         batch_sizes=tuple(batch_sizes),
         outputs=tuple(parts),
         accuracy=None if own is None or labels is None else accuracy_of(own, labels),
@@ -225,7 +227,12 @@ def fidelity_of(
         got.append(run(variant, feed))
         if on_progress and done % 16 == 0:
             on_progress(done / len(expected), f"{done} of {len(expected)} runs compared")
-    sizes = [row_count(layout, feed) for feed in runs[: len(expected)]]
-    used = None if labels is None else labels[: sum(sizes)]
+    runs = runs[: len(expected)]
+    sizes = [row_count(layout, feed) for feed in runs]
+    count = sum(sizes)
+    # One run of labelled samples that do not divide: the rows are somewhere in it.
+    used = labels if labels is None or count == 1 else labels[:count]
+    if used is None or len(used) == count:
+        expected, got = by_row(signature, runs, expected), by_row(signature, runs, got)
     names = [spec.name for spec in signature.outputs]
-    return compare(expected, got, names, used, kind, sorted(set(sizes)))
+    return compare(expected, got, names, used, kind, sorted(set(sizes)), count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,26 +28,26 @@ _FREE_SIDE = 32  # a free height or width of an image
 
 @dataclass(frozen=True)
 class LoadedSamples:
-    """`inputs` by name, rows first; `labels` one a row."""
+    """`inputs` by name, rows first (of a model without a batch: one after the other); `labels` one a row."""
 
     inputs: Feed
     labels: Array | None
     kind: InputsKind
 
-    @property
-    def count(self) -> int:
-        """Rows; 1 when no input has rows."""
-        return max((len(rows) for rows in self.inputs.values() if rows.ndim), default=1)
-
 
 def row_count(layout: RowLayout | None, inputs: Feed) -> int:
     """Rows in the inputs; 1 where they do not divide."""
-    return 1 if layout is None else min(len(inputs[name]) for name in layout.names)
+    return 1 if layout is None else min(len(inputs[name]) for name in layout.names) // layout.length
 
 
 def take_rows(layout: RowLayout, inputs: Feed, start: int, rows: int) -> Feed:
     """`rows` rows from `start`, beginning again at the top where the inputs end. Inputs without rows stay whole."""
-    index = np.arange(start, start + rows) % row_count(layout, inputs)
+    return pick_rows(layout, inputs, np.arange(start, start + rows) % row_count(layout, inputs))
+
+
+def pick_rows(layout: RowLayout, inputs: Feed, rows: Array) -> Feed:
+    """The rows at the positions `rows` [n]. Inputs without rows stay whole."""
+    index = (rows[:, None] * layout.length + np.arange(layout.length)).ravel()
     return {name: array[index] if name in layout.names else array for name, array in inputs.items()}
 
 
@@ -60,13 +60,34 @@ def split_runs(signature: Signature, inputs: Feed, batch: int = 1) -> list[Feed]
     if layout is None:
         return [inputs]
     count = row_count(layout, inputs)
-    size = layout.unit if layout.unit > 1 else max(1, batch)
+    size = layout.rows if layout.unit > 1 else max(1, batch)
     last = count - count % size if layout.unit > 1 else count
     return [take_rows(layout, inputs, start, min(size, count - start)) for start in range(0, last, size)]
 
 
+def by_row(signature: Signature, inputs: Sequence[Feed], answers: Sequence[Feed]) -> list[Feed]:
+    """The answers to runs of one row each, with that row in front where an output has none: [10] becomes [1, 10].
+
+    Answers of any other runs, and those that have rows along a later dimension of the inputs, are left as they are.
+    """
+    layout = row_layout(signature)
+    if layout is None or any(row_count(layout, feed) != 1 for feed in inputs):
+        return list(answers)
+    inner = {dim for spec in signature.inputs for dim in spec.shape[1:] if isinstance(dim, str)} - {"?"}
+    rowless = set()
+    for spec in signature.outputs:
+        shapes = {np.shape(answer[spec.name]) for answer in answers}
+        shape = shapes.pop() if len(shapes) == 1 else (1,)
+        if shape[:1] != (1,) and not (spec.shape and spec.shape[0] in inner):
+            rowless.add(spec.name)
+    return [
+        {name: np.asarray(array)[None] if name in rowless else array for name, array in answer.items()}
+        for answer in answers
+    ]
+
+
 def draw_inputs(signature: Signature, rows: int, seed: int, ranges: Mapping[str, Bounds] | None = None) -> Feed:
-    """Made-up inputs that fit the signature: good for parity and speed, never for accuracy.
+    """Made-up inputs that fit the signature, at least one run: good for parity and speed, never for accuracy.
 
     Floats are standard normal, integers 0 to 9 (uint8: 0 to 255), masks 1, segment ids 0, strings single letters;
     `ranges` gives bounds by input name (inclusive for integers) and draws evenly between them; arrays of bounds
@@ -77,7 +98,7 @@ def draw_inputs(signature: Signature, rows: int, seed: int, ranges: Mapping[str,
     generator = np.random.default_rng(seed)
     layout = row_layout(signature)
     if layout is not None and layout.unit > 1:
-        rows = -(-rows // layout.unit) * layout.unit
+        rows = -(-rows // layout.rows) * layout.unit
     sizes = {spec.shape[0]: rows for spec in signature.inputs if spec.shape and isinstance(spec.shape[0], str)}
     sizes.pop("?", None)
     drawn: Feed = {}
@@ -168,7 +189,7 @@ def load_samples(npz_path: str | Path, signature: Signature) -> LoadedSamples:
     _check_numbers(inputs)
     if labels is None:
         return LoadedSamples(inputs, None, "samples")
-    rows = row_count(layout, inputs) if layout is not None else None
+    rows = None if layout is None or (layout.whole and row_count(layout, inputs) == 1) else row_count(layout, inputs)
     return LoadedSamples(inputs, _check_labels(labels, rows), "labelled")
 
 

@@ -155,9 +155,9 @@ def _runs(session: Session, inputs: Feed) -> tuple[list[Feed], int]:
     layout = row_layout(signature_of(session))
     if layout is None:
         return [inputs], 1
-    units = row_count(layout, inputs) // layout.unit
+    units = row_count(layout, inputs) // layout.rows
     starts = sorted({int(at) for at in np.linspace(0, units - 1, min(units, _ROWS)).round()})
-    return [take_rows(layout, inputs, at * layout.unit, layout.unit) for at in starts], layout.unit
+    return [take_rows(layout, inputs, at * layout.rows, layout.rows) for at in starts], layout.rows
 
 
 def _add(seen: _Seen, left: object, right: object) -> None:

@@ -89,8 +89,11 @@ def _where(fidelity: Fidelity) -> str:
 
 def reference_verdict(measurement: Measurement, size: int) -> Verdict:
     """What is said of the reference itself."""
-    latency = f"{_ms(measurement.p50)} at batch {measurement.latency[0].batch}"
-    rate = f"{_count(measurement.throughput)} rows/s at batch {measurement.throughput_batch}"
+    if all(one.batch == 1 for one in measurement.latency):  # nothing was seen of batches
+        latency, rate = f"{_ms(measurement.p50)} a run", f"{_count(measurement.throughput)} runs/s"
+    else:
+        latency = f"{_ms(measurement.p50)} at batch {measurement.latency[0].batch}"
+        rate = f"{_count(measurement.throughput)} rows/s at batch {measurement.throughput_batch}"
     reason = f"{latency}, {_bytes(size)}"
     return Verdict(outcome="reference", sentence=f"The reference: {latency}, {rate}, {_bytes(size)}.", reason=reason)
 

@@ -29,7 +29,7 @@ def test_samples_are_cast_to_the_models_types(tmp_path: Path) -> None:
     pixels = np.arange(3 * 64, dtype=np.float64).reshape(3, 1, 8, 8)
     found = load_samples(saved(tmp_path, image=pixels, labels=np.array([[1], [2], [3]])), IMAGE)
     assert found.inputs["image"].dtype == np.float32
-    assert (found.kind, found.count) == ("labelled", 3)
+    assert (found.kind, len(found.inputs["image"])) == ("labelled", 3)
     assert found.labels is not None and found.labels.tolist() == [1, 2, 3]
 
 
@@ -45,7 +45,7 @@ def test_a_single_array_of_any_name_stands_for_the_only_input(tmp_path: Path) ->
     np.savez(path, np.zeros((5, 1, 8, 8), np.float32))
     assert list(load_samples(path, IMAGE).inputs) == ["image"]
     np.save(tmp_path / "one.npy", np.zeros((5, 1, 8, 8), np.float32))
-    assert load_samples(tmp_path / "one.npy", IMAGE).count == 5
+    assert len(load_samples(tmp_path / "one.npy", IMAGE).inputs["image"]) == 5
 
 
 @pytest.mark.parametrize(
