@@ -161,7 +161,7 @@ def _manage(service: Service, request: Request, rest: list[str]) -> Response:
                     "Set run_threads under [serving] in studio.toml.",
                 )
             if request.method == "DELETE":
-                raise Unsupported("Models are not removed over this call.", "", "Use: studio archive MODEL:VERSION.")
+                raise Unsupported("Models are not removed over this call.", "", "Use: studio rm MODEL:VERSION.")
             _only(request, "GET", "PUT", "DELETE")
             routes = service.router.routes(model)
             wanted = rest[1] if len(rest) > 1 else ""
