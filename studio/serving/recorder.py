@@ -56,7 +56,7 @@ class _Open:
     rows: int = 0
     size: int = 0
     seen: set[bytes] = field(default_factory=set)
-    waiting: dict[Key, tuple[frozenset[str], list[Feed]]] = field(default_factory=dict)
+    waiting: dict[Key, tuple[RowLayout, list[Feed]]] = field(default_factory=dict)
     waiting_size: int = 0
 
 
@@ -115,11 +115,11 @@ class Recorder:
             return
         # Copies: the arrays of a request often lie in the body that it came in.
         feed = {name: array[index] if name in layout.names else array.copy() for name, array in inputs.items()}
-        state.waiting.setdefault(_key(target.version, layout, feed), (layout.names, []))[1].append(feed)
+        state.waiting.setdefault(_key(target.version, layout, feed), (layout, []))[1].append(feed)
         size = sum(array.nbytes for array in feed.values())
         state.waiting_size += size
         state.size += size
-        state.rows += len(index)
+        state.rows += len(index) // layout.length
         if state.waiting_size >= FLUSH_BYTES:
             self.flush()
         elif self._timer is None:
@@ -176,7 +176,7 @@ def _new_rows(layout: RowLayout, inputs: Mapping[str, Array], seen: set[bytes], 
         digest = hashlib.blake2b(b"".join(_bytes_of(inputs[name][rows]) for name in names), digest_size=16).digest()
         if digest in seen:
             continue
-        if len(kept) * layout.unit >= room:
+        if len(kept) * layout.rows >= room:
             break
         seen.add(digest)
         kept.append(np.arange(rows.start, rows.stop))
@@ -197,8 +197,8 @@ def _bytes_of(array: Array) -> bytes:
 def _parts(state: _Open) -> list[Part]:
     folder = Path(state.plan.folder)
     parts = [
-        Part(folder, version, sum(len(feed[min(rowed)]) for feed in feeds), feeds, rowed)
-        for (version, *_), (rowed, feeds) in state.waiting.items()
+        Part(folder, version, sum(len(feed[min(layout.names)]) // layout.length for feed in feeds), feeds, layout.names)
+        for (version, *_), (layout, feeds) in state.waiting.items()
     ]
     state.waiting, state.waiting_size = {}, 0
     return parts

@@ -23,6 +23,7 @@ def table(tmp_path: Path) -> RoutingTable:
         graphs.mlp(tmp_path, model="digits", version=3),
         graphs.identity(tmp_path, "BYTES", ("n",), model="words"),
         graphs.identity(tmp_path, "FP32", ("n", "m"), model="ragged"),
+        graphs.identity(tmp_path, "FP32", (200,), model="vector"),
     )
 
 
@@ -125,6 +126,18 @@ def test_texts_and_rows_of_many_sizes_are_kept_too(server: Child, table: Routing
     (only,) = parts(Path(words.folder))
     assert np.load(only)["x"].tolist() == ["grün", "\U0001f600"]
     assert {np.load(path)["x"].shape for path in parts(Path(ragged.folder))} == {(2, 3), (2, 4)}
+
+
+def test_a_request_to_a_model_without_a_batch_is_one_row(server: Child, table: RoutingTable, tmp_path: Path) -> None:
+    vector = plan(tmp_path, "vector", rows=3)
+    record(server, table, vector)
+    for number in range(5):
+        value = {"inputs": [{"name": "x", "shape": [200], "datatype": "FP32", "data": [number / 2] * 200}]}
+        assert server.infer("vector", value)[0] == 200
+    assert server.close() == 0
+    assert count(Path(vector.folder)) == 3
+    kept = np.concatenate([np.load(path)["x"] for path in parts(Path(vector.folder))])
+    assert kept.shape == (600,) and sorted(set(kept)) == [0.0, 0.5, 1.0]
 
 
 def test_a_folder_that_was_deleted_meanwhile_stays_deleted(server: Child, table: RoutingTable, tmp_path: Path) -> None:

@@ -59,3 +59,15 @@ def test_texts_are_samples_too(tmp_path: Path) -> None:
     np.savez(folder / part_name(1, 1, 1, 20), text=np.array([f"wort {n} ü" for n in range(20)]))
     assert captured_samples(folder, words, tmp_path / "rows.npz") == 20
     assert load_samples(tmp_path / "rows.npz", words).inputs["text"][0] == "wort 0 ü"
+
+
+def test_runs_of_a_model_without_a_batch_are_its_rows(tmp_path: Path) -> None:
+    vector = Signature((TensorSpec("x", "FP32", (64,)),), (TensorSpec("y", "FP32", (10,)),))
+    folder = tmp_path / "vector"
+    folder.mkdir()
+    for number, rows in enumerate((random(12, 64), random(10, 64))):  # ten of them twice
+        np.savez(folder / part_name(number + 1, 1, 1, len(rows)), x=rows.ravel())
+    assert captured_samples(folder, vector, tmp_path / "rows.npz") == 0
+    np.savez(folder / part_name(3, 1, 1, 8), x=random(8, 64, seed=1).ravel())
+    assert captured_samples(folder, vector, tmp_path / "rows.npz") == 20
+    assert load_samples(tmp_path / "rows.npz", vector).inputs["x"].shape == (20 * 64,)
