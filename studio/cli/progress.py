@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 
 import click
 
-from studio.cli.output import is_terminal, say
+from studio.cli.output import WARN, is_terminal, paint, say
+from studio.client import Client
+from studio.core.jobs import Job
 
 WIDTH = 24
+LOOK_SECONDS = 1.0
+PAUSED = "The lab is paused, and goes on with: studio lab --resume"
 
 
 def bar(share: float) -> str:
@@ -51,3 +56,22 @@ class Live:
         if self._terminal:
             click.echo("\r\x1b[K", err=True, nl=False)
         say(text)
+
+
+class LabWatch:
+    """Says that the lab is paused, and that it goes on, to one who waits for a job of it."""
+
+    def __init__(self, client: Client, live: Live) -> None:
+        self._client, self._live = client, live
+        self._looked = 0.0
+        self._paused = False
+
+    def over(self, job: Job) -> bool:
+        """Whether the waiting has an end; to be asked again and again."""
+        if job.in_lab and time.monotonic() - self._looked >= LOOK_SECONDS:
+            paused = self._client.status().lab_paused
+            self._looked = time.monotonic()
+            if paused != self._paused:
+                self._live.keep(paint(f"{job.stem} waits. {PAUSED}", WARN) if paused else "The lab goes on.")
+            self._paused = paused
+        return job.resting

@@ -382,7 +382,8 @@ def raise_failure(outcome: Job | Comparison) -> None:
     from studio.core.errors import Cancelled, from_problem
 
     if outcome.state == "cancelled":
-        raise Cancelled("It was cancelled.")
+        problem = getattr(outcome, "problem", None)
+        raise from_problem(problem) if problem is not None else Cancelled("It was cancelled.")
     if outcome.state in ("failed", "waiting"):
         if outcome.problem is None:
             raise StepFailed("It failed without saying why.", fix="See: studio logs")

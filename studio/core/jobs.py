@@ -87,6 +87,11 @@ class Job:
         return self.finished or self.state == "waiting"
 
     @property
+    def in_lab(self) -> bool:
+        """Whether it makes variants or waits for its turn to: an arrival does so once it has its endpoint."""
+        return not self.resting and (not self.is_arrival or self.step("registered").state in ("done", "skipped"))
+
+    @property
     def standing(self) -> str:
         """The state in words, the same on every face: `done`, `failed`, `needs trust`, `needs settings` …"""
         return self.problem.code.replace("_", " ") if self.state == "waiting" and self.problem else self.state

@@ -35,7 +35,7 @@ class LabOrders:
     def state(self) -> LabState:
         """Whether the lab is held, what it does, and all recipes."""
         rows = tuple(one for one in describe(self._lab.folder) if one.name != REFERENCE_VARIANT)
-        working = tuple(job.id for job in self._jobs.newest(PAGE) if not job.resting and _in_lab(job))
+        working = tuple(job.id for job in self._jobs.newest(PAGE) if job.in_lab)
         return LabState(
             paused=self._lab.hold.on,
             jobs=working,
@@ -164,8 +164,3 @@ class LabOrders:
     def _under_way(self, version: VersionManifest) -> list[Job]:
         """What the lab does for a version, or will."""
         return [job for job in self._jobs.of(version.model, version.version) if not job.resting]
-
-
-def _in_lab(job: Job) -> bool:
-    step = job.current
-    return not job.is_arrival or (step is not None and step.name in ("optimised", "verified", "measured"))

@@ -86,6 +86,50 @@ def test_wait_narrates_each_verdict_and_ends_as_the_job_did(lab: FakeEngine, run
     assert ran.json["versions"][0]["auto"] == "int8"
 
 
+def test_waiting_on_a_paused_lab_says_so_and_how_it_goes_on(
+    lab: FakeEngine, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.cli.progress.LOOK_SECONDS", 0.0)
+    waits = replace(values.job("j1", done=6, version=1), model="digits", stem="digits")
+    course: list[bool] = []
+
+    def status(_: object) -> object:
+        course.append(len(course) < 3)
+        return replace(values.status(str(tmp_path), lab.url, lab.url), lab_paused=course[-1])
+
+    def job(_: object) -> object:
+        return values.job("j1", "done", 9, version=1) if len(course) > 4 else waits
+
+    lab.on("GET", "/api/status", status)
+    lab.on("GET", "/api/jobs/j1", job)
+    lab.on("POST", "/api/lab", [waits])
+    ran = run("lab", "digits:1", "-r", "int8", "--wait")
+    assert ran.code == 0, ran.err
+    assert ran.err.count("The lab is paused, and goes on with: studio lab --resume") == 1  # told once
+    assert ran.err.index("lab is paused") < ran.err.index("The lab goes on.")
+
+    course.clear()
+    model = tmp_path / "digits.onnx"
+    model.write_bytes(b"onnx")
+    here = replace(waits, files=(str(model),))
+    lists: list[int] = []
+    lab.on("POST", "/api/add", {"files": [str(model)]})
+    lab.on("GET", "/api/jobs", lambda _: lists.append(1) or ([] if len(lists) == 1 else [here]))
+    ran = run("add", str(model), "--wait")
+    assert ran.code == 0, ran.err
+    assert "The lab is paused, and goes on with: studio lab --resume" in ran.err
+
+    course.clear()
+    ended = values.job("j0", "done", 9)
+    lab.on("GET", "/api/jobs", [here, ended])
+    ran = run("jobs")
+    assert "): the lab is paused" in ran.out and ran.out.count("paused") == 1
+    assert "goes on with: studio lab --resume" in ran.err
+    lab.on("GET", "/api/jobs", [ended])
+    ran = run("jobs")
+    assert "paused" not in ran.out + ran.err  # nothing waits for it
+
+
 def test_nothing_left_to_do_is_said_and_still_shows_the_table(lab: FakeEngine, run: Run) -> None:
     lab.on("POST", "/api/lab", [])
     ran = run("lab", "digits:1")

@@ -25,7 +25,7 @@ from studio.cli.output import (
     say,
     table,
 )
-from studio.cli.progress import Live
+from studio.cli.progress import PAUSED, LabWatch, Live
 from studio.cli.session import Session, command, pass_session
 from studio.client import Client
 from studio.client.client import raise_failure
@@ -121,7 +121,7 @@ def follow_job(client: Client, id: str) -> Job:
                 live.show(f"  {job.stem}: {step_now.name}", f"{step_now.detail} {share}".strip(), passing=True)
 
         try:
-            job = client.wait_job(id, update)
+            job = client.wait_job(id, update, until=LabWatch(client, live).over)
         except KeyboardInterrupt:
             live.keep(f"The job goes on without you. Stop it with: studio jobs --cancel {id}")
             raise
@@ -150,6 +150,8 @@ def jobs(session: Session, retry: str | None, cancel: str | None, log: str | Non
         say(f"{job.stem}: {job_line(job)}")
         emit(session, job, lambda: jobs_table([job]))
     elif follow:
+        if client.status().lab_paused:
+            say(PAUSED)
         for event in client.events():
             if event.kind == "job":
                 _print_change(session, codec.convert(event.data, Job, "event"))
@@ -158,7 +160,10 @@ def jobs(session: Session, retry: str | None, cancel: str | None, log: str | Non
         found = sorted(known, key=lambda job: job.state != "waiting")[:limit]
         if not found:
             say(f"No jobs yet. Add a model with: studio{session.option} add PATH")
-        emit(session, found, lambda: jobs_table(found) if found else "")
+        held = any(job.in_lab for job in found) and client.status().lab_paused
+        emit(session, found, lambda: jobs_table(found, held) if found else "")
+        if held:
+            say(PAUSED)
         if len(known) > len(found):
             many = f"{len(known):,}" if len(known) < MOST_JOBS else f"{MOST_JOBS:,} or more"
             more = f"; more with: studio{session.option} jobs -n {MOST_JOBS}" if limit < MOST_JOBS else ""
@@ -169,14 +174,17 @@ def _print_change(session: Session, job: Job) -> None:
     emit_line(session, job, lambda: f"{job.id}  {job.stem}  {job_line(job)}")
 
 
-def where(job: Job) -> str:
-    """What a row of the table says beside the state."""
+def where(job: Job, held: bool = False) -> str:
+    """What a row of the table says beside the state; `held`: the lab is paused."""
     if job.state in ("done", "cancelled"):
         return job.note
+    if held and job.in_lab:
+        return f"{job_line(job)}: the lab is paused"
     return job.problem.what if job.state == "waiting" and job.problem else job_line(job)
 
 
-def jobs_table(jobs: Sequence[Job]) -> str:
+def jobs_table(jobs: Sequence[Job], held: bool = False) -> str:
+    """One line a job; `held`: the lab is paused."""
     rows = [
         [
             job.id,
@@ -184,7 +192,7 @@ def jobs_table(jobs: Sequence[Job]) -> str:
             paint(job.standing, STATES.get(job.state, FAINT)),
             f"{job.model}:{job.version}" if job.version is not None else "–",
             ago(job.created),
-            where(job),
+            where(job, held),
         ]
         for job in jobs
     ]

@@ -9,7 +9,7 @@ import click
 
 from studio.cli.commands.models import choice_lines, variants_table
 from studio.cli.output import BAD, FAINT, GOOD, WARN, emit, fields, job_line, paint, plural, say, table
-from studio.cli.progress import Live
+from studio.cli.progress import LabWatch, Live
 from studio.cli.session import Session, command, complete_reference, pass_session
 from studio.client import Client
 from studio.client.client import raise_failure
@@ -104,7 +104,7 @@ def follow(client: Client, job: Job) -> Job:
         update(job)
         told_before = True
         try:
-            job = client.wait_job(job.id, update)
+            job = client.wait_job(job.id, update, until=LabWatch(client, live).over)
         except KeyboardInterrupt:
             live.keep(f"The lab goes on without you. Stop it with: studio jobs --cancel {job.id}")
             raise
