@@ -153,7 +153,7 @@ def numbered(
 ) -> tuple[npt.NDArray[Any] | None, tuple[str, ...]]:
     """The labels of the samples [rows], words as the numbers of their classes where the model answers with numbers.
 
-    Notes say why there will be no accuracy where the words can not be told apart.
+    None, and a note on why there will be no accuracy, where the words can not be told apart.
     """
     if labels is None or labels.dtype.kind not in "USO" or any(spec.datatype == "BYTES" for spec in signature.outputs):
         return labels, ()
@@ -164,7 +164,7 @@ def numbered(
         return np.asarray([place[word] for word in words], dtype=np.int64), ()
     shown = ", ".join(word[:40] for word in unknown[:5]) + (" …" if len(unknown) > 5 else "")
     lacking = f"its class_labels lack {shown}" if class_labels else f"nothing says which is which ({shown})"
-    return labels, (
+    return None, (
         f"No accuracy is known: the labels of the samples are words, the model answers with numbers, and {lacking}. "
         "Give class_labels in the settings file, one for each score, in their order.",
     )

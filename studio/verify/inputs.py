@@ -288,23 +288,35 @@ def with_classes(labels: Array | None, outputs: Feed) -> tuple[Array | None, tup
 
     Labels of which none is a class of the scores are left out: an accuracy of 0 would be of the labels, not the model.
     """
-    if labels is None or labels.dtype.kind not in "iuf" or not np.array_equal(labels, np.round(labels)):
+    if labels is None or labels.dtype.kind not in "iuf":
         return labels, ()
     arrays = {name: np.asarray(array) for name, array in outputs.items()}
-    if any(role_of(name, array) != "scores" for name, array in arrays.items()):
+    roles = {role_of(name, array) for name, array in arrays.items()}
+    if not np.array_equal(labels, np.round(labels)):
+        if "value" in roles or not roles & {"scores", "classes"}:
+            return labels, ()
+        odd = np.unique(labels[labels != np.round(labels)])
+        return None, (
+            f"No accuracy is known: the labels of the samples are no whole numbers ({_some(odd)}), and the model "
+            "answers with classes. Give 'labels' the position of each row's class among the scores, from 0.",
+        )
+    if roles != {"scores"}:
         return labels, ()
     width = min(array.shape[1] for array in arrays.values())
     outside = labels[(labels < 0) | (labels >= width)]
     if not len(outside):
         return labels, ()
-    found = np.unique(outside)
-    shown = ", ".join(f"{value:g}" for value in found[:5]) + (" …" if len(found) > 5 else "")
+    shown = _some(np.unique(outside))
     fix = "Give 'labels' the position of each row's class among the scores, from 0."
     classes = f"the model has {width} scores, the classes 0 to {width - 1}"
     if len(outside) == len(labels):
         return None, (f"No accuracy is known: the labels of the samples are {shown}, but {classes}. {fix}",)
     some = f"{len(outside)} of {len(labels)} labels of the samples are none of its classes"
     return labels, (f"{some} ({shown}), and so count as wrong answers: {classes}. {fix}",)
+
+
+def _some(values: Array) -> str:
+    return ", ".join(f"{value:g}" for value in values[:5]) + (" …" if len(values) > 5 else "")
 
 
 def _check_labels(labels: Array, rows: int | None) -> Array:

@@ -17,6 +17,7 @@ from studio.verify.session import Array
 
 MOST_CLASSES = 30
 """A confusion matrix of more classes is a table that nobody reads; it is left out."""
+_IN_ORDER = 0.9
 
 
 def classification_scores(labels: Array, predicted: Array, scores: Array | None) -> Scores:
@@ -53,10 +54,18 @@ def regression_scores(labels: Array, predicted: Array) -> Scores:
     )
 
 
-def auc_of(labels: Array, scores: Array) -> float | None:
-    """AUC of integer or string `labels` [n] by `scores` [n, classes], whose columns are the sorted classes."""
-    labels = _texts(labels, labels)[0]
-    return _auc(labels, np.unique(labels), scores)
+def in_order(labels: Array, predicted: Array, scores: Array) -> bool:
+    """Whether the columns of `scores` [n, classes ≥ 2] are in the order that `classification_scores` takes them to be.
+
+    `predicted` [n], which the model gave beside them, shows it: the largest score must stand where its class does. In
+    one row of ten it need not, since some models calibrate their scores apart from their answer.
+    """
+    labels, predicted = _texts(labels, predicted)
+    columns = _columns(np.unique(np.concatenate([labels, predicted])), scores.shape[1])
+    if columns is None:
+        return False
+    largest = np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)
+    return bool((columns[largest] == predicted).mean() >= _IN_ORDER)
 
 
 def _auc(labels: Array, classes: Array, scores: Array) -> float | None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from studio.core.manifest import Fidelity, Gate, Scores, TaskKind
 from studio.core.settings import GateSettings
-from studio.verify.scores import classification_scores, regression_scores
+from studio.verify.scores import classification_scores, in_order, regression_scores
 from studio.verify.session import Array
 
 Role = Literal["classes", "scores", "value", "embedding", "other"]
@@ -73,7 +73,8 @@ def answers_of(outputs: Mapping[str, Array], labels: Array) -> Answers:
     """The answers in outputs that have one entry for each label.
 
     The class is the first integer or string output with one value a row, else the largest of the first scores, else,
-    for labels of 0 and 1, whether a single score between 0 and 1 exceeds 0.5. Labels that are real numbers have none.
+    for labels of 0 and 1, whether a single score between 0 and 1 exceeds 0.5. Labels that are real numbers have none,
+    and neither have words where the model answers with numbers alone: which score is whose would be guessed.
     """
     arrays = [(name, squeezed(array)) for name, array in outputs.items() if array.ndim and len(array) == len(labels)]
     floats = [(name, array.astype(np.float64)) for name, array in arrays if is_float(array)]
@@ -85,6 +86,10 @@ def answers_of(outputs: Mapping[str, Array], labels: Array) -> Answers:
     scores = next((array for name, array in floats if array.ndim == 2 and role_of(name, array) == "scores"), None)
     whole = "biu" if numbers else "OUS"
     predicted = next((array for _, array in arrays if array.ndim == 1 and array.dtype.kind in whole), None)
+    if predicted is None and not numbers:
+        return Answers()
+    if predicted is not None and scores is not None and not in_order(labels, predicted, scores):
+        scores = None
     if predicted is None and numbers and scores is not None:
         predicted = np.where(np.isnan(scores).all(axis=1), -1, top(scores))
     if predicted is None and binary and values is not None and np.all((values >= 0) & (values <= 1)):

@@ -70,8 +70,10 @@ async def test_labels_that_are_words_are_numbered_or_it_is_said_why_not(
     result = await runner.intake(path, settings(tmp_path, text), tmp_path / "linear.npz")
     told = [note for note in result.notes if "No accuracy is known" in note]
     assert len(told) == bool(said) and all(said in note for note in told)
+    assert result.samples_kind == ("samples" if said else "labelled")
     with np.load(result.samples_path) as kept:
-        assert kept["labels"].tolist() == ([1, 0, 2, 1] if not said else words.tolist())
+        assert ("labels" in kept.files) == (not said)
+        assert said or kept["labels"].tolist() == [1, 0, 2, 1]
 
 
 async def test_labels_of_which_none_is_a_class_give_no_accuracy(runner: Runner, tmp_path: Path) -> None:
@@ -86,6 +88,15 @@ async def test_labels_of_which_none_is_a_class_give_no_accuracy(runner: Runner, 
     result = await runner.intake(path, tmp_path / "linear.npz")
     assert (result.samples_kind, result.parity.inputs) == ("labelled", "labelled")
     assert any("1 of 4 labels of the samples are none of its classes (9)" in note for note in result.notes)
+
+
+async def test_labels_that_are_no_whole_numbers_give_a_classifier_no_accuracy(runner: Runner, tmp_path: Path) -> None:
+    path = save(linear(), tmp_path / "linear.onnx")
+    np.savez(tmp_path / "linear.npz", x=np.ones((4, 4), np.float32), labels=np.array([0.5, 1.5, 1.0, 0.5]))
+    result = await runner.intake(path, tmp_path / "linear.npz")
+    assert result.samples_kind == "samples"
+    (note,) = [note for note in result.notes if "No accuracy is known" in note]
+    assert "no whole numbers (0.5, 1.5)" in note and "from 0" in note
 
 
 async def test_samples_are_checked_before_any_format_looks_into_them(runner: Runner, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_labels_that_are_no_class_are_left_out_and_said(tmp_path: Path) -> None:
     [
         (None, SCORES),
         (np.array([0, 2]), SCORES),
-        (np.array([0.5, 9.5]), SCORES),
+        (np.array([0.5, 9.5]), {"price": np.array([[7.2]])}),
         (np.array(["a", "b"]), SCORES),
         (np.array([7, 9]), {"label": np.array([7]), "probabilities": np.array([[0.1, 0.9]])}),
         (np.array([7, 9]), {"price": np.array([[7.2]])}),

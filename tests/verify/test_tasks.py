@@ -121,3 +121,23 @@ def test_regression_is_judged_by_the_error_there_was_before() -> None:
     assert task_gates(found, replace(GateSettings(), max_rmse_rise=2.0))[0].passed
     same = compare([{"y": reference}], [{"y": reference + 1e-4}], ["y"], labels, "labelled")
     assert task_gates(same, GateSettings())[0].passed
+
+
+@pytest.mark.parametrize("names", ["abcdefghijkl", "zyxwvutsrqpo"])
+def test_words_as_labels_give_scores_no_order(names: str) -> None:
+    labels = np.array(list(names))[LOGITS.argmax(axis=1)]
+    found = compare([{"y": LOGITS}], [{"y": LOGITS}], ["y"], labels, "labelled")
+    assert (found.accuracy, found.scores, found.reference_scores) == (None, None, None)
+    assert found.task == "classification"
+
+
+def test_the_order_of_scores_is_seen_where_the_model_names_the_class_too() -> None:
+    names = np.array([f"class {number:02}" for number in range(12)])
+    labels = np.concatenate([names, names, names[:6]])
+    answer = names[LOGITS.argmax(axis=1)].astype(object)
+    sorted_ = compare([{"c": answer, "p": CHANCES}], [{"c": answer, "p": CHANCES}], ["c", "p"], labels, "labelled")
+    assert sorted_.scores is not None and sorted_.scores.auc is not None and sorted_.accuracy is not None
+    turned = CHANCES[:, ::-1].copy()
+    other = compare([{"c": answer, "p": turned}], [{"c": answer, "p": turned}], ["c", "p"], labels, "labelled")
+    assert other.accuracy == sorted_.accuracy and other.scores is not None
+    assert (other.scores.auc, other.scores.f1) == (None, sorted_.scores.f1)
