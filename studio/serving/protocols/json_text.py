@@ -36,14 +36,20 @@ def load_json(body: Body | memoryview) -> Any:
 
 def _why_no_json(body: Body | memoryview, words: str) -> str:
     """The parser's words, but for text that it could not even read, of which it says nothing that helps."""
+    why = why_no_utf8(body)
+    return f"{why[0].lower()}{why[1:]}" if why else words
+
+
+def why_no_utf8(body: Body | memoryview) -> str:
+    """A sentence where the bytes are no UTF-8, or are another Unicode encoding of JSON or of text with a mark."""
     encoding = json.detect_encoding(bytes(body[:4]))
     if not encoding.startswith("utf-8"):
-        return f"it looks like {encoding.upper()}, and JSON is sent as UTF-8."
+        return f"It looks like {encoding.upper()}, and UTF-8 is expected."
     try:
         str(body, "utf-8")
     except UnicodeDecodeError as error:
-        return f"it is not UTF-8, which JSON is sent as: byte {error.start} is 0x{body[error.start]:02x}."
-    return words
+        return f"It is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}."
+    return ""
 
 
 def _too_deep() -> InvalidInput:

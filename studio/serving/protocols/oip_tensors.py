@@ -24,6 +24,8 @@ MAX_ELEMENTS = 2**63 - 1
 MAX_RANK = 64
 """numpy's own limit."""
 
+FEW = 256
+"""Numbers up to which looking at each one's type is cheaper than a look at their values first."""
 _FLOATS = frozenset(("FP16", "BF16", "FP32", "FP64"))
 _DOUBLE = np.dtype(np.float64)
 _LENGTH = struct.Struct("<I")
@@ -107,7 +109,11 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
     except (ValueError, OverflowError):
         raise _ragged(name) from None
     dtype = dtype_of(datatype)
-    if found.dtype is _DOUBLE and datatype == "FP32" and not _has_bool(data):
+    if datatype != "BOOL" and found.dtype.kind in "fiu" and _has_bool(data, found):
+        raise InvalidInput(
+            f"Unable to parse 'data' of input '{name}': booleans are among the numbers, where {datatype} is expected."
+        )
+    if found.dtype is _DOUBLE and datatype == "FP32":
         array = found.astype(dtype)
         # A sum is cheaper to look at than every value, and finite only if all of them are.
         if isfinite(np.add.reduce(array, axis=None)):
@@ -117,7 +123,7 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
     if found.dtype.kind == "f" and dtype.kind in "iu":
         found = _whole(data, found)
     kind = found.dtype.kind
-    if kind not in _KINDS.get(datatype, "iu") or (datatype != "BOOL" and _has_bool(data)):
+    if kind not in _KINDS.get(datatype, "iu"):
         if datatype == "BOOL" and kind == "i" and bool(((found == 0) | (found == 1)).all()):
             return found.astype(dtype)
         raise InvalidInput(
@@ -149,14 +155,17 @@ def _whole(data: list[Any], found: Array) -> Array:
     return found
 
 
-def _has_bool(data: list[Any]) -> bool:
-    """Whether the first element is a boolean; numpy turns lists that mix booleans and numbers into numbers."""
-    first: Any = data
-    while isinstance(first, list):
-        if not first:
-            return False
-        first = first[0]
-    return isinstance(first, bool)
+def _has_bool(data: list[Any], found: Array) -> bool:
+    """Whether a boolean is among numbers: numpy takes it for 1 or 0, and `found` is what it made of the list."""
+    if found.size > FEW and not ((found == 0) | (found == 1)).any():
+        return False
+    return _has_type(data, bool)
+
+
+def _has_type(data: list[Any], kind: type) -> bool:
+    if data and type(data[0]) is list:
+        return any(_has_type(row, kind) for row in data)
+    return kind in set(map(type, data))
 
 
 def _complaint(found: Array, datatype: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from studio.serving.images import decoded, is_image
 from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import tables
-from studio.serving.protocols.json_text import NoJson, load_json
+from studio.serving.protocols.json_text import NoJson, load_json, why_no_utf8
 from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.oip_tensors import nested, widened
 from studio.serving.router import sticky_key
@@ -108,10 +109,9 @@ async def read_off_loop(body: bytes, content_type: str, target: Target) -> Sampl
 def read(body: bytes, content_type: str, target: Target) -> Sample:
     """The inputs that a body stands for; its first bytes decide where `Content-Type` does not. Raises StudioError."""
     kind = content_type.partition(";")[0].strip().lower()
+    body = body.removeprefix(BOM_UTF8)  # Excel's CSV begins with one
     if not body:
-        raise InvalidInput(
-            "The request is empty.", "", f"Send the inputs of '{target.model}': {_names(target)}. See /docs."
-        )
+        raise InvalidInput("The request is empty.", "", _what_to_send(target))
     if kind == "multipart/form-data":
         return _from_values(_parts(body, content_type, target), target)
     if kind.startswith("image/") or is_image(body):
@@ -120,21 +120,36 @@ def read(body: bytes, content_type: str, target: Target) -> Sample:
         return _from_table(body, target)
     if kind == "text/plain":
         return _from_text(_utf8(body), target)
-    if kind in ("application/json", "") or body.lstrip()[:1] in (b"{", b"[", b'"'):
+    first = body.lstrip()[:1]
+    if kind in ("application/json", "") or first in (b"{", b"[", b'"'):
         try:
             return _from_json(load_json(body), target)
         except NoJson:
-            if kind == "application/json":
+            # A text may begin with a bracket; a table of numbers does not.
+            if kind == "application/json" or (first in (b"{", b"[") and not _takes_text(target)):
                 raise
     return _from_text(_utf8(body), target)
 
 
+def _what_to_send(target: Target) -> str:
+    return f"Send the inputs of '{target.model}': {_names(target)}. See /docs."
+
+
+def _takes_text(target: Target) -> bool:
+    """Whether what is no JSON may be the text that the only input takes."""
+    specs = openapi.given(target)
+    how = target.preprocessing.get(specs[0].name) if len(specs) == 1 else None
+    return len(specs) == 1 and (specs[0].datatype == "BYTES" or (how is not None and how.kind == "text"))
+
+
 def _utf8(body: bytes) -> str:
     try:
-        return body.decode()
+        return body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidInput(
-            "The request is neither an image that is known, nor text.", "", "Send JSON, CSV, text, PNG, JPEG or WebP."
+            "The request is neither an image that is known, nor text.",
+            why_no_utf8(body),
+            "Send JSON, CSV, text, PNG, JPEG or WebP.",
         ) from None
 
 
@@ -154,6 +169,8 @@ def _only(target: Target, what: str) -> TensorSpec:
 
 
 def _from_json(value: Any, target: Target) -> Sample:
+    if value is None:
+        raise InvalidInput("The request is null.", "", _what_to_send(target))
     if isinstance(value, dict):
         return _from_values(_by_name(value, target), target)
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
@@ -283,8 +300,7 @@ def _with_nan(value: Any) -> Any:
 
 def _from_text(text: str, target: Target) -> Sample:
     spec = _only(target, "a text")
-    how = target.preprocessing.get(spec.name)
-    if spec.datatype == "BYTES" or (how is not None and how.kind == "text"):
+    if _takes_text(target):
         return _from_values({spec.name: text}, target)
     return _from_table(text.encode(), target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from math import isinf
 from typing import Any
 
 from studio.core.errors import InvalidInput
@@ -10,6 +11,8 @@ from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
 from studio.serving.protocols.oip_infer import MAX_BATCH
 
+MAX_CELL = 2**31 - 1
+"""Characters of a cell: a body is not that long. The reader's own limit would refuse long texts."""
 _FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
@@ -20,6 +23,7 @@ def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, 
     """
     import csv
 
+    csv.field_size_limit(MAX_CELL)
     try:
         rows = [row for row in csv.reader(io.StringIO(text), skipinitialspace=True, strict=True) if row]
     except csv.Error as error:
@@ -86,6 +90,14 @@ def _value(cell: str, spec: TensorSpec) -> Any:
     try:
         if spec.datatype == "BOOL":
             return {"true": True, "1": True, "false": False, "0": False}[cell.lower()]
-        return float(cell or "nan") if spec.datatype in _FLOATS else int(cell)
+        # Python takes 1_5 for 15, and the digits of any script.
+        if "_" in cell or not cell.isascii():
+            raise ValueError
+        if spec.datatype not in _FLOATS:
+            return int(cell)
+        number = float(cell or "nan")
     except (KeyError, ValueError):
         raise InvalidInput(f"'{cell[:40]}' is no {spec.datatype}, which '{spec.name}' takes.") from None
+    if isinf(number) and "f" not in cell.lower():  # digits, and not the word
+        raise InvalidInput(f"'{cell[:40]}' is out of the range of {spec.datatype}, which '{spec.name}' takes.")
+    return number
