@@ -26,7 +26,8 @@ class LabCalls:
         """Make variants of a version by recipes of these names and by TOML files of your own; none = the default ones.
 
         Those that are there are left alone unless their figures are stale, or `again`. No job where nothing is left to
-        do. Raises NotFound, Conflict, and InvalidInput, naming the line, for a file that is no recipe.
+        do; where unfinished jobs do all of it already, those. Raises NotFound, Conflict, and InvalidInput, naming the
+        line, for a file that is no recipe.
         """
         body = {
             "reference": reference,
@@ -36,9 +37,12 @@ class LabCalls:
         }
         return self._transport.post("/api/lab", body, tuple[Job, ...])
 
-    def judge_stale(self) -> tuple[Job, ...]:
-        """Measure and judge everything again whose figures are of another machine or runtime."""
-        return self._transport.post("/api/lab", {"stale": True}, tuple[Job, ...])
+    def judge_stale(self, reference: str = "") -> tuple[Job, ...]:
+        """Measure and judge everything again whose figures are of another machine or runtime, of one version or of all.
+
+        Raises NotFound.
+        """
+        return self._transport.post("/api/lab", {"stale": True, "reference": reference}, tuple[Job, ...])
 
     def pause_lab(self) -> LabState:
         """Stop what the lab runs where it is, until `resume_lab` or the next start of the engine."""

@@ -149,7 +149,12 @@ def _sentence(
         first = f"{REFERENCE_VARIANT}: " + ("no recipe applies" if others else "nothing else has been made yet")
     else:
         word = "smaller" if prefer == "size" else "faster"
-        first = f"{REFERENCE_VARIANT}: nothing that passes is {word} here"
+        said = f"nothing that passes is {word} here"
+        if any(name != REFERENCE_VARIANT for name in stale):
+            # What those would be here, nobody knows.
+            said = f"nothing that was measured as things are here is {word}, and passes"
+            said = said if made else "nothing else has been measured as things are here"
+        first = f"{REFERENCE_VARIANT}: {said}"
     order = {"reject": 0, "keep": 1, "not distinguishable": 2}
     made.sort(key=lambda one: (order.get(one.verdict.outcome, 3), -_value(_speed(one)), one.variant))
     parts = [first, *(_aside(one) for one in made[:_TOLD])]

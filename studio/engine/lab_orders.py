@@ -12,7 +12,7 @@ from studio.core.manifest import VersionManifest
 from studio.core.names import AUTO, REFERENCE_VARIANT, Reference
 from studio.core.recipe import Plan, plan_of
 from studio.core.views import LabState, VersionDetail
-from studio.engine.lab import planned, refuse_others
+from studio.engine.lab import Turn, planned, refuse_others
 from studio.optimize.base import recipes
 from studio.optimize.plans import describe, parse_plan, plans_in
 
@@ -65,7 +65,8 @@ class LabOrders:
         """Make variants of a version by the recipes of these names and by plans of the user's `own` (name of the file,
         its TOML); without any, by those of the settings. What there is, is left alone unless it is stale, or `again`.
 
-        No job where nothing is left to do. Raises NotFound, InvalidInput, and Conflict for a version that can only be
+        No job where nothing is left to do, and no further one where unfinished ones do all of it: those are given
+        then. Raises NotFound, InvalidInput, and Conflict for a version that can only be
         served or a plan whose name another has.
         """
         detail = await self._keep.version_detail(*await self._version(reference))
@@ -76,12 +77,17 @@ class LabOrders:
             )
         plans = [*(self._named(name) for name in names), *(parse_plan(text, file) for file, text in own)]
         self._check(detail, plans)
+        samples = await self._lab.real_samples(detail.manifest)
         if not plans and not detail.manifest.serve_only:
-            plans = self._usual(detail)
-        return await self._begin(detail, tuple(plans), again)
+            plans = self._usual(detail, samples)
+        return self._begin(detail, tuple(plans), again, samples)
 
-    async def order_stale(self) -> list[Job]:
-        """Judge everything again whose figures are of another machine or runtime: one job for each version."""
+    async def order_stale(self, reference: str = "") -> list[Job]:
+        """Judge everything again whose figures are of another machine or runtime, of one version or of all: one job for
+        each version. Raises NotFound.
+        """
+        if reference:
+            return await self._stale_of(await self._keep.version_detail(*await self._version(reference)))
         jobs: list[Job] = []
         offset = 0
         while True:
@@ -93,28 +99,48 @@ class LabOrders:
             if not page.rows or offset >= page.total:
                 return jobs
 
-    def _usual(self, detail: VersionDetail) -> list[Plan]:
-        """What every arrival gets, and what there is beside that with figures of another machine."""
+    def _usual(self, detail: VersionDetail, samples: int) -> list[Plan]:
+        """What every arrival gets, and what there is beside that with figures of another machine, or refused for want
+        of samples that have come since.
+        """
         made = {one.variant: one.plan for one in detail.variants}
         # A recipe of the workspace may be another by now: what was made by the old one stays as it is.
         usual = [made.get(plan.name, plan) for plan in self._lab.plans_of(detail.manifest)[1:]]
-        names, here = {plan.name for plan in usual}, self._lab.machine
-        others = (one for one in detail.variants if not one.is_reference and one.variant not in names)
-        return [*usual, *(one.plan for one in others if stale_words(one.machine, here))]
+        names = {plan.name for plan in usual}
+        others = {one.variant: one for one in detail.variants if not one.is_reference and one.variant not in names}
+        left = planned([one.plan for one in others.values()], others, self._lab.machine, samples=samples)
+        return [*usual, *(turn.plan for turn in left)]
 
     async def _stale_of(self, detail: VersionDetail) -> list[Job]:
         here = self._lab.machine
-        plans = tuple(one.plan for one in detail.variants if not one.is_reference and stale_words(one.machine, here))
-        return await self._begin(detail, plans, again=False)
+        stale = [one for one in detail.variants if stale_words(one.machine, here)]
+        plans = tuple(one.plan for one in stale if not one.is_reference)
+        return self._begin(detail, plans) if stale else []
 
-    async def _begin(self, detail: VersionDetail, plans: tuple[Plan, ...], again: bool) -> list[Job]:
+    def _begin(
+        self, detail: VersionDetail, plans: tuple[Plan, ...], again: bool = False, samples: int = 0
+    ) -> list[Job]:
         have = {variant.variant: variant for variant in detail.variants}
-        samples = await self._lab.real_samples(detail.manifest)
-        if not planned(self._lab.plans_of(detail.manifest, plans), have, self._lab.machine, again, samples):
-            return []
+        turns = planned(self._lab.plans_of(detail.manifest, plans), have, self._lab.machine, again, samples)
+        at_it = [] if again else self._at_it(detail.manifest, turns)
+        if not turns or at_it:
+            return at_it
         job = self._jobs.create_lab(detail.manifest, plans, again)
         self._jobs.submit(job.id)
         return [job]
+
+    def _at_it(self, version: VersionManifest, turns: Sequence[Turn]) -> list[Job]:
+        """The unfinished jobs that will have done all of this; none where something would be left."""
+        if any(turn.before is not None and turn.before.refused_rows is not None for turn in turns):
+            return []  # one that was begun before the samples came does not see them
+        wanted = {turn.plan.name for turn in turns} - {REFERENCE_VARIANT}
+        found: dict[str, Job] = {}
+        for job in self._under_way(version):
+            for plan in self._lab.plans_of(version, job.plans):
+                found.setdefault(plan.name, job)
+        if not found or not wanted <= set(found):
+            return []
+        return list({job.id: job for name, job in found.items() if name in (wanted or found)}.values())
 
     async def _version(self, reference: str) -> tuple[str, int]:
         """The version that a reference means, archived or not."""

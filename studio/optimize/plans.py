@@ -143,7 +143,9 @@ class _Reader:
     """One file: every message begins with its name and the line."""
 
     def __init__(self, text: str, file: str, known: Mapping[str, Recipe]) -> None:
-        self._file, self._known = file, known
+        self._file, self._taken = file, known
+        # The reference is what every plan begins with.
+        self._known = {name: recipe for name, recipe in known.items() if name != REFERENCE_VARIANT}
         self._lines: Lines = lines_of(text)
         self._table = self._parsed(text)
 
@@ -183,7 +185,7 @@ class _Reader:
         except InvalidInput as error:
             given = "" if "name" in self._table else " It comes from the file's name."
             raise self._wrong(("name",), f"{name[:100]!r} is no name for a variant", f"{error.why}{given}") from error
-        if name in self._known or name == REFERENCE_VARIANT:
+        if name in self._taken or name == REFERENCE_VARIANT:
             raise self._wrong(("name",), f"'{name}' is the name of a recipe already", "A plan needs a name of its own.")
         return name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 from studio.cli import output
 from studio.core import codec
 from studio.core.comparison import Comparison
-from studio.core.errors import CodeFile, NeedsSettings, NeedsTrust
+from studio.core.errors import CodeFile, NeedsSettings, NeedsTrust, NotFound
 from studio.core.events import Event
 from studio.core.jobs import Job
+from studio.core.manifest import Verdict
+from studio.core.recipe import plan_of
 from studio.core.views import LogLine, VersionDetail, VersionPage
 from tests.cli.conftest import Run
 from tests.client import values
@@ -85,6 +88,22 @@ def test_show(engine: FakeEngine, run: Run) -> None:
     for reference in ("digits:candidate", "digits:1-int8"):
         assert "▸ int8" in run("show", reference).out
     assert codec.decode(run("show", "digits:1", "--json").out, VersionDetail) == values.version_detail()
+    # One that could not be made can be asked for nothing, but why is told.
+    whole = values.version_detail()
+    words = "int8-static does not apply: needs real samples."
+    missing = replace(
+        whole.variants[0],
+        variant="int8-static",
+        plan=plan_of("int8-static"),
+        graph=None,
+        verdict=Verdict(outcome="not applicable", sentence=words),
+    )
+    engine.on("GET", "/api/versions/digits/1", replace(whole, variants=(*whole.variants, missing)))
+    engine.on("GET", "/api/resolve/digits:1-int8-static", NotFound("'digits:1-int8-static' does not exist."))
+    engine.on("GET", "/api/resolve/digits:1-int9", NotFound("'digits:1-int9' does not exist."))
+    shown = run("show", "digits:1-int8-static")
+    assert shown.code == 0 and f"not applicable: {words}" in shown.out
+    assert run("show", "digits:1-int9").code == 3
     assert run("show", "Digits").code == 2
 
 

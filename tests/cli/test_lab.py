@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def lab(engine: FakeEngine) -> FakeEngine:
 def test_recipes_are_ordered_by_name_and_by_file(lab: FakeEngine, run: Run, tmp_path: Path) -> None:
     own = tmp_path / "my.toml"
     own.write_text('[[steps]]\nrecipe = "int8"\n')
-    lab.on("POST", "/api/lab", [values.job("j1", version=1)])
+    lab.on("POST", "/api/lab", lambda _: [replace(values.job("j1", version=1), created=time.time() + 1)])
     ran = run("lab", "digits:1", "-r", "int8", "--recipe", str(own), "--again")
     assert ran.code == 0, ran.err
     assert lab.asked("POST", "/api/lab") == [
@@ -136,7 +137,19 @@ def test_nothing_left_to_do_is_said_and_still_shows_the_table(lab: FakeEngine, r
     assert ran.code == 0 and "Nothing is left to do" in ran.err and "int8" in ran.out
     ran = run("lab", "--stale")
     assert (ran.code, ran.out) == (0, "") and "Nothing is stale" in ran.err
-    assert lab.asked("POST", "/api/lab")[-1] == {"stale": True}
+    assert lab.asked("POST", "/api/lab")[-1] == {"stale": True, "reference": ""}
+    ran = run("lab", "digits:1", "--stale")
+    assert ran.code == 0 and "Nothing is stale" in ran.err and "int8" in ran.out
+    assert lab.asked("POST", "/api/lab")[-1] == {"stale": True, "reference": "digits:1"}
+    assert run("lab", "digits:1", "--stale", "-r", "int8").code == 2
+
+
+def test_what_is_under_way_is_no_further_job(lab: FakeEngine, run: Run) -> None:
+    lab.on("POST", "/api/lab", [values.job("j1", version=1)])  # of long ago
+    ran = run("lab", "digits:1")
+    assert ran.code == 0 and "The lab is at it already. Follow: studio" in ran.err and "int8" in ran.out
+    lab.on("POST", "/api/lab", lambda _: [replace(values.job("j1", version=1), created=time.time() + 1)])
+    assert "1 job for the lab. Follow: studio" in run("lab", "digits:1").err
 
 
 def test_stale_figures_are_marked_everywhere(lab: FakeEngine, run: Run) -> None:
@@ -144,7 +157,10 @@ def test_stale_figures_are_marked_everywhere(lab: FakeEngine, run: Run) -> None:
     shown = run("show", "digits:1")
     assert "keep, stale" in shown.out and "auto         int8: 1.4x faster." in shown.out
     lab.on("POST", "/api/lab", [])
-    assert "measured with 2 cores; this machine has 8. Measure again: studio lab --stale" in run("lab", "digits:1").out
+    assert (
+        "measured with 2 cores; this machine has 8. Measure again: studio lab digits:1 --stale"
+        in run("lab", "digits:1").out
+    )
 
 
 def test_the_list_has_options_and_what_is_wrong_with_files(lab: FakeEngine, run: Run) -> None:

@@ -108,8 +108,11 @@ def test_figures_of_another_machine_decide_nothing(changes: dict[str, object], w
     elsewhere = choose([REFERENCE, fast], here)
     assert elsewhere.variant == "fp32"
     assert elsewhere.sentence == (
-        f"fp32: nothing that passes is faster here; int8 was {words}: that decides nothing here."
+        f"fp32: nothing else has been measured as things are here; int8 was {words}: that decides nothing here."
     )
+    slow = replace(made("int4", (0.5, 0.4, 0.6), 200), machine=here)
+    some = choose([REFERENCE, fast, slow], here).sentence
+    assert some.startswith("fp32: nothing that was measured as things are here is faster, and passes; int4 kept too: ")
     assert elsewhere.front == ("fp32",)
     again = replace(fast, machine=here)
     assert choose([REFERENCE, again], here).variant == "int8"
@@ -135,9 +138,10 @@ def test_the_front_has_what_nothing_beats() -> None:
     assert pareto(twins) == ("a", "b")
 
 
-def test_auto_is_the_name_of_no_variant() -> None:
-    with pytest.raises(InvalidInput, match="auto"):
-        check_variant_name("auto")
+@pytest.mark.parametrize("name", ["auto", "latest"])
+def test_what_stands_for_another_is_the_name_of_no_variant(name: str) -> None:
+    with pytest.raises(InvalidInput, match=name):
+        check_variant_name(name)
 
 
 def test_the_rate_of_a_setting_is_from_its_median() -> None:

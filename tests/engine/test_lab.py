@@ -224,6 +224,27 @@ async def test_an_order_makes_what_is_missing_and_nothing_twice(bench: Bench) ->
     assert await bench.orders.order("digits:1", [], [("small.toml", SMALL)]) == []
 
 
+async def test_what_is_under_way_is_not_ordered_twice(bench: Bench) -> None:
+    bench.orders.pause()
+    manifest = await bench.version()
+    job = bench.jobs.update(replace(bench.job(), model="digits", version=manifest.version))
+    bench.jobs.submit(job.id)
+    # The arrival's own run of the lab does all of it.
+    assert [one.id for one in await bench.orders.order("digits:1")] == [job.id]
+    assert [one.id for one in await bench.orders.order("digits:1", ["int8"])] == [job.id]
+    (more,) = await bench.orders.order("digits:1", ["sparse"])
+    assert more.id != job.id
+    both = await bench.orders.order("digits:1", ["int8", "sparse"])
+    assert {one.id for one in both} == {job.id, more.id}
+    (again,) = await bench.orders.order("digits:1", ["int8"], again=True)
+    assert again.id not in (job.id, more.id)
+    bench.orders.resume()
+    for one in (job, more, again):
+        assert (await bench.done(one)).state == "done"
+    assert bench.workers.made == ["fp32", "fp16", "int8", "sparse", "fp32", "int8"]
+    assert await bench.orders.order("digits:1") == []
+
+
 async def test_judged_again_is_a_further_run_of_the_same_graph(bench: Bench) -> None:
     await bench.arrive()
     before = (await bench.variants())["int8"]
@@ -303,11 +324,22 @@ async def test_what_wanted_samples_is_tried_again_when_there_are_more(bench: Ben
     assert (await bench.variants(number=2))["int8"].refused_rows == 30
     assert len(waited) == 3 and await bench.orders.order(stem) == []
     record(requests, 3, 20)
-    bench.workers.wanting = set()
-    (job,) = await bench.orders.order(stem, ["int8"])
+    bench.workers.wanting = {"int8-static"}
+    (job,) = await bench.orders.order(stem, ["int8", "int8-static"])
     await bench.done(job)
     after = (await bench.variants(number=2))["int8"]
     assert (after.run, after.verdict.outcome, after.refused_rows) == (3, "keep", None) and after.graph is not None
+    # One that was asked for by itself is not forgotten either; nor is it taken for what an older job does.
+    bench.orders.pause()
+    record(requests, 4, 20)
+    (older,) = await bench.orders.order(stem, ["int8-static", "sparse"])
+    record(requests, 5, 20)
+    (job,) = await bench.orders.order(stem)
+    assert job.id != older.id and [plan.name for plan in job.plans] == ["fp16", "int8", "int8-static"]
+    bench.orders.resume()
+    await bench.done(older)
+    await bench.done(job)
+    assert (await bench.variants(number=2))["int8-static"].refused_rows == 90
 
 
 def record(folder: Path, number: int, rows: int) -> None:
@@ -334,8 +366,11 @@ async def test_stale_figures_are_measured_again_when_asked(bench: Bench) -> None
         row = (await moved.keep.version_detail("digits", 1)).row
         assert row.auto == "fp32" and "onnxruntime 99" in {one.variant: one.stale for one in row.variants}["int8"]
         bench.workers.tasks.clear()
-        (job,) = await moved.orders.order("letters:1")
+        (job,) = await moved.orders.order_stale("letters:1")
+        assert job.stem == "letters:1"  # that one alone
+        assert [one.id for one in await moved.orders.order("letters:1")] == [job.id]
         await moved.done(job)
+        assert await moved.orders.order_stale("letters:1") == []
         assert bench.workers.made == ["fp32", "fp16", "int8", "sparse"]  # the last was asked for by itself
         jobs = await moved.orders.order_stale()
         assert [job.stem for job in jobs] == ["digits:1"]

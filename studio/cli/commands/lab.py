@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,9 @@ SUFFIX = ".toml"
 @click.option("--recipe", "-r", "recipes", multiple=True, metavar="NAME|FILE.toml", help="Run this recipe. Repeatable.")
 @click.option("--again", is_flag=True, help="Judge those too that are there already.")
 @click.option("--wait", is_flag=True, help="Follow it to its end, and show what it found.")
-@click.option("--stale", is_flag=True, help="Judge again what was measured on another machine or runtime.")
+@click.option(
+    "--stale", is_flag=True, help="Judge again what was measured on another machine or runtime: of REF, or of all."
+)
 @click.option("--list", "listed", is_flag=True, help="List recipes, with their options.")
 @click.option("--pause", is_flag=True, help="Stop what the lab runs where it is.")
 @click.option("--resume", is_flag=True, help="Let the lab go on.")
@@ -45,26 +48,31 @@ def lab(
 
     Without --recipe: what is missing of those that every arrival gets. Without REF: what the lab does now.
     """
-    if sum((bool(reference), stale, listed, pause, resume)) > 1:
-        raise click.UsageError("Choose one of REF, --stale, --list, --pause and --resume.")
-    if not reference and (recipes or again):
-        raise click.UsageError("--recipe and --again go with a version: studio lab digits:3 --recipe int8")
+    if sum((bool(reference) or stale, listed, pause, resume)) > 1:
+        raise click.UsageError("Choose one of REF or --stale, --list, --pause and --resume.")
+    if (stale or not reference) and (recipes or again):
+        raise click.UsageError("--recipe and --again go with a version, without --stale: studio lab digits:3 -r int8")
     client = session.client()
     if reference or stale:
-        _order(session, client, reference or "", recipes, again, wait)
+        _order(session, client, reference or "", recipes, again, stale, wait)
         return
     state = client.pause_lab() if pause else client.resume_lab() if resume else client.lab()
     emit(session, state, lambda: recipes_text(state) if listed else state_text(client, state))
 
 
-def _order(session: Session, client: Client, reference: str, recipes: Sequence[str], again: bool, wait: bool) -> None:
+def _order(
+    session: Session, client: Client, reference: str, recipes: Sequence[str], again: bool, stale: bool, wait: bool
+) -> None:
     own = [Path(name) for name in recipes if name.endswith(SUFFIX)]
     names = [name for name in recipes if not name.endswith(SUFFIX)]
-    jobs = client.make_variants(reference, names, own, again) if reference else client.judge_stale()
-    if not jobs and not reference:
+    begun = time.time()
+    jobs = client.judge_stale(reference) if stale else client.make_variants(reference, names, own, again)
+    if not jobs and stale:
         say("Nothing is stale: all figures are of this machine and runtime.")
     elif not jobs:
         say("Nothing is left to do: every recipe asked for has run here. --again judges them once more.")
+    elif not wait and all(job.created < begun for job in jobs):
+        say(f"The lab is at it already. Follow: studio{session.option} jobs -f")
     elif not wait:
         say(f"{plural(len(jobs), 'job')} for the lab. Follow: studio{session.option} jobs -f")
     if wait:

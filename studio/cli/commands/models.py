@@ -89,6 +89,12 @@ def show(session: Session, reference: str) -> None:
         emit(session, model, lambda: model_text(model))
         return
     version, variant = parsed.version, parsed.variant or ""
+    if version is not None and variant:
+        detail = client.version(parsed.model, version)
+        # A variant that could not be made leads nowhere, and yet has a verdict to show.
+        if any(one.variant == variant for one in detail.variants):
+            emit(session, detail, lambda: version_text(detail, variant))
+            return
     if version is None or variant:
         resolution = client.resolve(reference)
         version, variant = resolution.version, resolution.variant
@@ -190,7 +196,7 @@ def choice_lines(row: VersionRow) -> str:
                 if any(one.speedup is not None for one in row.variants)
                 else "",
             ),
-            ("stale", f"{stale}. Measure again: studio lab --stale" if stale else ""),
+            ("stale", f"{stale}. Measure again: studio lab {row.model}:{row.version} --stale" if stale else ""),
         ]
     )
 

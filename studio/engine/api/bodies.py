@@ -157,7 +157,8 @@ class OwnRecipe:
 class LabBody:
     """Make variants of the version that `reference` means, by `recipes` and the user's `own`; none = the default ones.
 
-    `again`: judge those too that are there. `stale`: instead, everything whose figures are of another machine.
+    `again`: judge those too that are there. `stale`: instead, all whose figures are of another machine, of
+    the version that `reference` means, or of every version where it is empty.
     """
 
     reference: str = ""

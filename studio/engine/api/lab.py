@@ -20,10 +20,12 @@ async def lab(request: Request) -> Response:
 
 @router.post("/lab", response_model=list[Job])
 async def order(request: Request, body: LabBody) -> Response:
-    """Make variants of a version, or judge stale ones again. No job where nothing is left to do."""
+    """Make variants of a version, or judge stale ones again. No job where nothing is left to do; where unfinished jobs
+    do all of it already, those.
+    """
     orders = engine_of(request).lab_orders
     if body.stale:
-        return answer(await orders.order_stale())
+        return answer(await orders.order_stale(body.reference))
     own = [(one.file, one.text) for one in body.own]
     return answer(await orders.order(body.reference, body.recipes, own, body.again))
 
