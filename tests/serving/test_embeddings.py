@@ -22,8 +22,12 @@ from tests.serving.harness import Child, running
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    folder = tmp_path_factory.mktemp("embeddings")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("embeddings")
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[Child]:
     whole = graphs.sentences(folder, model="sentences", version=2)
     table = graphs.table(
         whole,
@@ -76,6 +80,9 @@ def test_it_lists_its_models(client: openai.OpenAI) -> None:
         ({"model": "digits", "input": "a"}, openai.UnprocessableEntityError, "not set up for text"),
         ({"model": "lost", "input": "a"}, openai.UnprocessableEntityError, "other.json"),
         ({"model": "sentences", "input": []}, openai.BadRequestError, "'input'"),
+        ({"model": "sentences", "input": ""}, openai.BadRequestError, "empty text"),
+        ({"model": "sentences", "input": ["cat", ""]}, openai.BadRequestError, "empty text"),
+        ({"model": "sentences", "input": ["cat", " "]}, openai.BadRequestError, "Text 2 has no tokens"),
         ({"model": "sentences", "input": [[1, 2]]}, openai.UnprocessableEntityError, "Tokens"),
         ({"model": "sentences", "input": "a", "dimensions": 9}, openai.BadRequestError, "from 1 to 4"),
     ],
@@ -117,6 +124,52 @@ def test_the_client_of_ollama(served: Child) -> None:
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="does not generate"):
         client.generate(model="sentences", prompt="Why?")
+
+
+def test_ollama_answers_no_text_with_no_vector_and_loads_the_model(served: Child) -> None:
+    client = ollama.Client(host=f"http://{served.url}")
+    for nothing in ("", []):
+        assert list(client.embed(model="sentences", input=nothing).embeddings) == []
+    assert list(client.embeddings(model="sentences", prompt="").embedding) == []
+    with pytest.raises(ollama.ResponseError, match="Text 2 has no tokens"):
+        client.embed(model="sentences", input=["cat", ""])
+    with pytest.raises(ollama.ResponseError, match="unknown model"):
+        client.embed(model="none", input="")
+    with pytest.raises(ollama.ResponseError, match="not set up for text"):
+        client.embed(model="digits", input="")
+
+
+def test_what_ollama_shows_of_a_model(served: Child, folder: Path) -> None:
+    client = ollama.Client(host=f"http://{served.url}")
+    shown = client.show("sentences:2")
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["sentences.embedding_length"] == 4
+    assert shown.capabilities == ["embedding"]
+    assert client.show("lost").modelinfo
+    assert client.show("digits").capabilities == []
+    sizes = [model.size for model in client.list().models]
+    files = sum((folder / name).stat().st_size for name in ("sentences.onnx", "tokenizer.json"))
+    assert sizes[0] == files
+    (running_,) = [model for model in client.ps().models if model.model == "sentences"]
+    assert running_.size is not None
+    assert running_.size >= (folder / "sentences.onnx").stat().st_size
+    assert running_.expires_at is not None
+
+
+def test_openais_client_gets_words_under_v1_too(served: Child) -> None:
+    with openai.OpenAI(base_url=f"http://{served.url}/v1", api_key="none", max_retries=0) as client:
+        assert client.models.retrieve("sentences").id == "sentences"
+        with pytest.raises(openai.NotFoundError, match="nope") as caught:
+            client.models.retrieve("nope")
+        assert isinstance(caught.value.body, dict)
+        assert caught.value.body["type"] == "not_found_error"
+    for base in ("/v1", "/openai/v1"):
+        with openai.OpenAI(base_url=f"http://{served.url}{base}", api_key="none", max_retries=0) as client:
+            message: Any = {"role": "user", "content": "Hello"}
+            with pytest.raises(openai.NotFoundError, match="does not generate") as caught:
+                client.chat.completions.create(model="sentences", messages=[message])
+            assert isinstance(caught.value.body, dict)
+    assert isinstance(served.json("GET", "/v1/models/nope")[1]["error"], str)  # as TensorFlow Serving's clients have it
 
 
 def test_requests_are_counted(tmp_path: Path) -> None:

@@ -137,8 +137,13 @@ async def _tokens(target: Target, texts: list[str] | list[list[int]], cut: bool)
         )
     plain = [str(text) for text in texts]
     if sum(map(len, plain)) < OFF_LOOP_FROM:
-        return tokenise(target, plain, cut)
-    return await asyncio.to_thread(tokenise, target, plain, cut)
+        tokens = tokenise(target, plain, cut)
+    else:
+        tokens = await asyncio.to_thread(tokenise, target, plain, cut)
+    empty = np.flatnonzero(~tokens.mask.any(axis=1))
+    if empty.size:
+        raise InvalidInput(f"Text {empty[0] + 1} has no tokens, so there is no vector for it.", "", "Leave it out.")
+    return tokens
 
 
 def inputs_of(value: Any, what: str) -> list[str] | list[list[int]]:

@@ -5,19 +5,22 @@ Source: Ollama, docs/api.md. A model is told with its alias or version behind a 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import studio
-from studio.core.errors import InvalidInput
+from studio.core.errors import InvalidInput, StudioError
 from studio.core.routing import Target
 from studio.serving.http import Request, Response, json_response
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols.embeddings import OllamaEmbed, document_of, dumped, embedded, inputs_of, shortened
 from studio.serving.service import Service
+from studio.serving.texts import text_input, vectors_output
 
 PREFIX = "api"
 _LONG_AGO = "1970-01-01T00:00:00Z"
 """When a model was made is not kept where it is served."""
+_NEVER = "9999-12-31T23:59:59Z"
 
 
 async def handle(service: Service, request: Request) -> Response:
@@ -32,7 +35,7 @@ async def handle(service: Service, request: Request) -> Response:
             return json_response({"models": [_row(target) for target in _texts(service)]})
         case ("ps",):
             _only_get(request)
-            return json_response({"models": [_row(target) for target in _texts(service, loaded=True)]})
+            return json_response({"models": [_running(service, target) for target in _texts(service, loaded=True)]})
         case ("version",):
             _only_get(request)
             return json_response({"version": studio.__version__})
@@ -55,6 +58,9 @@ def _only_get(request: Request) -> None:
 async def _embed(service: Service, request: Request) -> Response:
     document = await document_of(service, request)
     cut = document.get("truncate", True)
+    if document.get("input") in ("", []):
+        target = await _loaded(service, _name(document))
+        return dumped({"model": document["model"], "embeddings": []}, target)
     texts = inputs_of(document.get("input"), "input")
     result = await embedded(service, request, OllamaEmbed, _name(document), texts, cut is not False)
     return dumped(
@@ -75,8 +81,18 @@ async def _embeddings(service: Service, request: Request) -> Response:
     prompt = document.get("prompt")
     if not isinstance(prompt, str):
         raise InvalidInput("'prompt' must be a text.")
+    if not prompt:
+        return dumped({"embedding": []}, await _loaded(service, _name(document)))
     result = await embedded(service, request, OllamaEmbed, _name(document), [prompt], True)
     return dumped({"embedding": result.vectors[0]}, result.target)
+
+
+async def _loaded(service: Service, name: str) -> Target:
+    """What answers the name, loaded: that is what Ollama does with a request without a text. Raises StudioError."""
+    target = service.router.resolve(name)
+    text_input(target)
+    await service.router.loaded_model(target)
+    return target
 
 
 def _name(document: dict[str, Any]) -> str:
@@ -103,10 +119,23 @@ def _row(target: Target) -> dict[str, Any]:
         "name": target.model,
         "model": target.model,
         "modified_at": _LONG_AGO,
-        "size": 0,
+        "size": _size(target),
         "digest": target.sha256,
         "details": _details(target),
     }
+
+
+def _running(service: Service, target: Target) -> dict[str, Any]:
+    """As /api/ps tells it: what it takes in memory, none of it a graphics card's, and no end that is known."""
+    model = service.router.model(target)
+    size = model.memory_bytes if model is not None else _size(target)
+    return _row(target) | {"size": size, "size_vram": 0, "expires_at": _NEVER}
+
+
+def _size(target: Target) -> int:
+    """Bytes of the graph and of the files that serving needs beside it; weights that lie outside the graph are not
+    among them."""
+    return sum(path.stat().st_size for path in map(Path, (target.path, *target.assets.values())) if path.exists())
 
 
 def _details(target: Target) -> dict[str, Any]:
@@ -123,6 +152,31 @@ def _details(target: Target) -> dict[str, Any]:
 async def _show(service: Service, request: Request) -> Response:
     document = await document_of(service, request)
     target = service.router.resolve(_name(document))
+    texts = any(how.kind == "text" for how in target.preprocessing.values())
     return json_response(
-        {"modelfile": "", "parameters": "", "template": "", "details": _details(target), "capabilities": ["embedding"]}
+        {
+            "modelfile": "",
+            "parameters": "",
+            "template": "",
+            "details": _details(target),
+            "model_info": _info(target),
+            "capabilities": ["embedding"] if texts else [],
+            "modified_at": _LONG_AGO,
+        }
     )
+
+
+def _info(target: Target) -> dict[str, Any]:
+    """What is known of what their tools look for, under the keys that GGUF has for it."""
+    known: dict[str, Any] = {"general.architecture": target.model, "general.basename": target.model}
+    try:
+        _, how = text_input(target)
+        output = vectors_output(target)
+    except StudioError:
+        return known
+    if how.max_length:
+        known[f"{target.model}.context_length"] = how.max_length
+    for size in next(spec for spec in target.signature.outputs if spec.name == output).shape[-1:]:
+        if isinstance(size, int):
+            known[f"{target.model}.embedding_length"] = size
+    return known

@@ -5,7 +5,9 @@ Source: OpenAI, API reference "Embeddings", "Models". Errors are objects here.
 
 from __future__ import annotations
 
-from studio.core.errors import InvalidInput, StudioError
+from collections.abc import Sequence
+
+from studio.core.errors import InvalidInput, NotFound, StudioError
 from studio.serving.http import Request, Response, error_headers, json_response
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols.embeddings import (
@@ -20,6 +22,7 @@ from studio.serving.protocols.embeddings import (
 from studio.serving.service import Service
 
 PREFIX = "openai"
+_GENERATING = frozenset(("chat", "completions", "responses", "images", "audio", "videos", "realtime", "assistants"))
 _TYPES = {404: "not_found_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -35,9 +38,26 @@ async def handle(service: Service, request: Request) -> Response:
             case ("v1", "models", model):
                 _only_get(request)
                 return json_response(card(service.router.resolve(model).model))
+            case ("v1", *rest) if generates(rest):
+                raise no_generation()
         raise UnknownPath
     except StudioError as error:
         return failure(error)
+
+
+def generates(parts: Sequence[str]) -> bool:
+    """Whether a path behind /v1 is one of OpenAI's that make text, sound or images."""
+    return bool(parts) and parts[0] in _GENERATING
+
+
+def no_generation() -> StudioError:
+    """404, as for a path that is not there: their clients repeat what fails with 501."""
+    return NotFound("This server embeds text; it does not generate anything.", "", "Use /v1/embeddings.")
+
+
+def asks(request: Request) -> bool:
+    """Whether one of OpenAI's own clients sent the request: all of them name themselves so."""
+    return b"OpenAI/" in request.headers.get(b"user-agent", b"")
 
 
 def _only_get(request: Request) -> None:
@@ -68,6 +88,8 @@ async def embeddings(service: Service, request: Request) -> Response:
         if wanted not in ("float", "base64"):
             raise InvalidInput("'encoding_format' must be 'float' or 'base64'.")
         texts, user = inputs_of(document.get("input"), "input"), document.get("user")
+        if "" in texts:
+            raise InvalidInput("'input' must not hold an empty text.", "", "Leave it out.")
         result = await embedded(service, request, OpenAIEmbed, name, texts, True, user)
         vectors = shortened(result.vectors, document.get("dimensions"))
     except StudioError as error:

@@ -6,6 +6,7 @@ object where only OpenAI's clients ask (`openai`), and a string elsewhere.
 
 from __future__ import annotations
 
+from studio.core.errors import StudioError
 from studio.serving.http import Request, Response, json_response
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import openai, tfs
@@ -15,7 +16,16 @@ PREFIX = "v1"
 
 
 async def handle(service: Service, request: Request) -> Response:
-    """Answer any path under /v1. Raises StudioError."""
+    """Answer any path under /v1. Raises StudioError; to OpenAI's clients its words go in their form."""
+    try:
+        return await _answer(service, request)
+    except StudioError as error:
+        if openai.asks(request):
+            return openai.failure(error)
+        raise
+
+
+async def _answer(service: Service, request: Request) -> Response:
     match request.segments[1:]:
         case ("embeddings",):
             return await openai.embeddings(service, request)
@@ -30,6 +40,8 @@ async def handle(service: Service, request: Request) -> Response:
             if len(parts) == 1:
                 document |= {"name": routes.model, "ready": service.ready} | openai.card(routes.model)
             return json_response(document)
+        case parts if openai.generates(parts):
+            return openai.failure(openai.no_generation())
     raise UnknownPath
 
 
