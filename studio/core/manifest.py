@@ -81,7 +81,8 @@ class OutputFidelity:
 
     `correlation` is the cosine after each column's reference mean is taken off: a constant answer can not fake it.
     `topk_agreement`: the mean share of the reference's five largest scores that are among the five largest here, from
-    ten classes on. `rank_correlation`: of embeddings, whether the same rows are near each other.
+    ten classes on. `rank_correlation`: of embeddings, whether the same rows are near each other. `non_finite` values
+    are NaN or infinite here and not in the reference, `changed_non_finite` so in the reference and something else here.
     """
 
     name: str
@@ -91,6 +92,7 @@ class OutputFidelity:
     max_rel: float
     top1_agreement: float | None = None
     non_finite: int = 0
+    changed_non_finite: int = 0
     correlation: float | None = None
     topk_agreement: float | None = None
     rank_correlation: float | None = None
@@ -151,6 +153,7 @@ class Fidelity:
     """Agreement of a variant (or a converted graph) with its reference on the same inputs.
 
     `scores`, `reference_scores`: against the labels, where there are any. `layers` is there where a variant strays far.
+    `unjudged`: those of the `samples` to which the reference answers NaN, so that nothing can agree with it.
     """
 
     inputs: InputsKind
@@ -163,11 +166,19 @@ class Fidelity:
     scores: Scores | None = None
     reference_scores: Scores | None = None
     layers: Layers | None = None
+    unjudged: int = 0
+
+    @property
+    def judged(self) -> int:
+        """Samples that agreement and accuracy are about."""
+        return self.samples - self.unjudged
 
     @property
     def worst(self) -> OutputFidelity | None:
         """The output that strays most: the one to print when there is room for one."""
-        return max(self.outputs, key=lambda out: (out.non_finite > 0, out.max_rel), default=None)
+        return max(
+            self.outputs, key=lambda out: (out.non_finite + out.changed_non_finite > 0, out.max_rel), default=None
+        )
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def intake(task: IntakeTask, found: Opened, report: Progress) -> Taken:
             *class_notes,
             *valueless_notes(kit.loaded),
             *unsteady_note(moving),
-            *non_finite_notes([case.outputs for case in converted.cases], kit.kind),
+            *non_finite_notes([case.outputs for case in converted.cases], parity),
             *(() if moving else _batch_notes(signature)),
         ),
         recipes=settings.recipes,

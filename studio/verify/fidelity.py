@@ -12,26 +12,40 @@ All arithmetic is in float64. Over all values of an output, reference r and othe
     ranks        embeddings: Spearman's ρ of the similarities between all pairs of rows (studio.verify.ranks)
 
 Integers, booleans and strings are compared by equality: `top1_agreement` is the share of equal values and `max_rel` the
-share of unequal ones. `non_finite` counts NaN and infinity where the reference is finite; those values are left out of
-the other figures, and such a row never agrees. What an output is, and the figures against labels: studio.verify.tasks
-and studio.verify.scores.
+share of unequal ones. `non_finite` counts NaN and infinity where the reference is finite, `changed_non_finite` NaN and
+infinity of the reference that are something else; those values are left out of the other figures. A row with the first
+never agrees. Rows to which the reference answers NaN are left out of agreement and of the figures against labels, on
+both sides: there is nothing to agree with. What an output is, and the figures against labels: studio.verify.tasks and
+studio.verify.scores.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from studio.core.errors import InvalidInput, Refused
-from studio.core.manifest import Fidelity, InputsKind, OutputFidelity
+from studio.core.manifest import Fidelity, InputsKind, OutputFidelity, Scores, TaskKind
 from studio.core.rows import row_layout
 from studio.verify.inputs import by_row, row_count, split_runs, take_rows
 from studio.verify.ranks import rank_correlation
 from studio.verify.session import Array, Feed, open_session, run, signature_of
-from studio.verify.tasks import Role, accuracy_of, answers_of, is_float, role_of, scores_of, task_of, top
+from studio.verify.tasks import (
+    Role,
+    accuracy_of,
+    answered,
+    answers_of,
+    is_float,
+    role_of,
+    scores_of,
+    squeezed,
+    task_of,
+    top,
+)
 
 _TOP_K = 5
 _TOP_K_CLASSES = 10
@@ -73,24 +87,66 @@ def compare(
             left = np.concatenate([np.ravel(left) for left, _ in pairs])
             right = np.concatenate([np.ravel(right) for _, right in pairs])
         parts.append(_output(name, left, right, role_of(name, left) if whole else "other", columns=whole))
-    references = _joined(reference_outputs, names)
+    references, own = _joined(reference_outputs, names), _joined(outputs, names)
+    count = len(labels) if labels is not None else rows if samples is None else samples
+    good = answered(references, labels)
+    unjudged = int(np.count_nonzero(~good))
+    if unjudged:
+        references, own = _only(references, good), _only(own, good)
+        labels = labels[good] if labels is not None and good.any() else None
     task = task_of(references, labels)
-    own, base = (
-        (None, None)
-        if labels is None
-        else (answers_of(_joined(outputs, names), labels), answers_of(references, labels))
-    )
+    found = _against(labels, task, own, references)
+    if task == "binary":
+        parts = [_with_sides(part, own.get(part.name), references.get(part.name)) for part in parts]
     return Fidelity(
         inputs=kind,
-        samples=len(labels) if labels is not None else rows if samples is None else samples,
+        samples=count,
         batch_sizes=tuple(batch_sizes),
         outputs=tuple(parts),
-        accuracy=None if own is None or labels is None else accuracy_of(own, labels),
-        reference_accuracy=None if base is None or labels is None else accuracy_of(base, labels),
+        accuracy=found.accuracy,
+        reference_accuracy=found.reference_accuracy,
         task=task,
-        scores=None if own is None or labels is None else scores_of(task, own, labels),
-        reference_scores=None if base is None or labels is None else scores_of(task, base, labels),
+        scores=found.scores,
+        reference_scores=found.reference_scores,
+        unjudged=unjudged,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Right:
+    """How often each side is right; nothing without labels."""
+
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+    scores: Scores | None = None
+    reference_scores: Scores | None = None
+
+
+def _against(labels: Array | None, task: TaskKind, own: Feed, references: Feed) -> _Right:
+    if labels is None:
+        return _Right()
+    mine, base = answers_of(own, labels), answers_of(references, labels)
+    return _Right(
+        accuracy=accuracy_of(mine, labels),
+        reference_accuracy=accuracy_of(base, labels),
+        scores=scores_of(task, mine, labels),
+        reference_scores=scores_of(task, base, labels),
+    )
+
+
+def _only(outputs: Feed, rows: Array) -> Feed:
+    return {name: array[rows] if len(array) == len(rows) else array for name, array in outputs.items()}
+
+
+def _with_sides(part: OutputFidelity, own: Array | None, reference: Array | None) -> OutputFidelity:
+    """Top-1 agreement of a single probability of two classes: the share of rows on the same side of 1/2."""
+    if own is None or reference is None or part.top1_agreement is not None or role_of(part.name, reference) != "value":
+        return part
+    left, right = (squeezed(side).astype(np.float64) for side in (reference, own))
+    if not len(left) or not np.all((left >= 0) & (left <= 1)):
+        return part
+    same = ((left > 0.5) == (right > 0.5)) & np.isfinite(right)
+    return replace(part, top1_agreement=float(same.mean()))
 
 
 def _pair(name: str, reference: Feed, own: Feed) -> tuple[Array, Array]:
@@ -121,6 +177,7 @@ def _output(name: str, left: Array, right: Array, role: Role, columns: bool) -> 
     left, right = left.astype(np.float64), right.astype(np.float64)
     good = np.isfinite(left) & np.isfinite(right)
     bad = int(np.count_nonzero(np.isfinite(left) & ~np.isfinite(right)))
+    kept = np.isfinite(left) | (left == right) | (np.isnan(left) & np.isnan(right))
     a, b = left[good], right[good]
     error = np.abs(a - b)
     max_abs = float(error.max(initial=0.0))
@@ -135,14 +192,19 @@ def _output(name: str, left: Array, right: Array, role: Role, columns: bool) -> 
         max_rel=max_abs / scale if scale > 0 else max_abs,
         top1_agreement=top1,
         non_finite=bad,
+        changed_non_finite=int(np.count_nonzero(~kept)),
         correlation=_correlation(left, right, good) if columns and len(left) >= _MIN_ROWS else None,
         topk_agreement=topk,
         rank_correlation=rank_correlation(left, right) if role == "embedding" else None,
     )
 
 
-def _same_choice(left: Array, right: Array) -> tuple[float, float | None]:
-    """Top-1 and top-k agreement of scores [rows, classes]."""
+def _same_choice(left: Array, right: Array) -> tuple[float | None, float | None]:
+    """Top-1 and top-k agreement of scores [rows, classes]; None without a row that the reference has an answer to."""
+    answered_ = ~np.isnan(left).any(axis=1)
+    left, right = left[answered_], right[answered_]
+    if not len(left):
+        return None, None
     spoilt = (np.isfinite(left) & ~np.isfinite(right)).any(axis=1)
     same = (top(left) == top(right)) & ~spoilt
     if left.shape[1] < _TOP_K_CLASSES:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from studio.core.manifest import InputsKind
+from studio.core.manifest import Fidelity
 from studio.verify.session import Array, Feed, Session, run
 
 
@@ -40,8 +40,9 @@ def unsteady_note(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def non_finite_notes(answers: Sequence[Feed], kind: InputsKind) -> tuple[str, ...]:
-    """A note for each output of the original that held NaN or infinity."""
+def non_finite_notes(answers: Sequence[Feed], parity: Fidelity) -> tuple[str, ...]:
+    """A note for each output of the original that held NaN or infinity: whether it does so here is in `parity`."""
+    changed = {out.name: out.changed_non_finite for out in parity.outputs}
     notes = []
     for name in answers[0] if answers else ():
         arrays = [np.asarray(answer[name]) for answer in answers]
@@ -50,8 +51,9 @@ def non_finite_notes(answers: Sequence[Feed], kind: InputsKind) -> tuple[str, ..
         total = sum(array.size for array in arrays)
         bad = sum(int(np.count_nonzero(~np.isfinite(array.astype(np.float64)))) for array in arrays)
         if bad:
-            of_what = "made-up inputs" if kind == "synthetic" else "the sample inputs"
+            of_what = "made-up inputs" if parity.inputs == "synthetic" else "the sample inputs"
+            here = f"here {changed[name]} of them are something else" if changed.get(name) else "here too"
             notes.append(
-                f"'{name}' holds NaN or infinity in {bad} of {total} values on {of_what}, in the original as here."
+                f"'{name}' holds NaN or infinity in {bad} of {total} values on {of_what} in the original, and {here}."
             )
     return tuple(notes)

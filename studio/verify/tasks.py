@@ -99,6 +99,15 @@ def answers_of(outputs: Mapping[str, Array], labels: Array) -> Answers:
     return Answers(predicted, scores, values)
 
 
+def answered(outputs: Mapping[str, Array], labels: Array | None) -> Array:
+    """To which rows [rows] there is an answer: the scores, value or embedding hold no NaN. Infinity may be meant."""
+    for name, array in outputs.items():
+        fits = labels is None or len(array) == len(labels)
+        if fits and is_float(array) and role_of(name, array) in ("scores", "value", "embedding"):
+            return np.asarray(~np.isnan(array.astype(np.float64)).reshape(len(array), -1).any(axis=1))
+    return np.ones(0 if labels is None else len(labels), bool)
+
+
 def top(scores: Array) -> Array:
     """The position of each row's largest score; NaN is never it."""
     return np.asarray(np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1))
@@ -132,7 +141,9 @@ def task_of(outputs: Mapping[str, Array], labels: Array | None) -> TaskKind:
         found = answers_of(outputs, labels)
         if found.predicted is not None:
             widths = [array.shape[1] for name, array in outputs.items() if roles[name] == "scores"]
-            kinds = len(np.unique(np.concatenate([labels.astype(str), found.predicted.astype(str)])))
+            # True and 1.0 are the class 1.
+            classes = labels.astype(np.int64) if labels.dtype.kind in "bf" else labels
+            kinds = len(np.unique(np.concatenate([classes.astype(str), found.predicted.astype(str)])))
             return "binary" if (max(widths) if widths else kinds) <= 2 else "classification"
         if found.values is not None and labels.dtype.kind in "biuf":
             return "binary" if set(np.unique(labels)) <= {0, 1} else "regression"

@@ -42,7 +42,7 @@ def judge(
     agreement = agreement_words(fidelity)
     worth = {check.name: check.passed for check in checks if check.name in _WORTH}
     if not worth["not much slower"]:
-        sentence = f"{variant} rejected: {gains}; it {agreement}."
+        sentence = f"{variant} rejected: {gains}; {agreement}."
         return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=_short_speed(speed))
     if worth["smaller or faster"]:
         return Verdict(
@@ -67,6 +67,8 @@ def judge(
     return Verdict(outcome="not distinguishable", sentence=sentence, gates=checks, reason=words)
 
 
+_FEW_SAMPLES = 20
+"""Agreement on fewer rows than these is told with that caution: one of 19 is five points of accuracy."""
 _WORTH = ("smaller or faster", "not much slower")
 
 
@@ -116,6 +118,11 @@ def fidelity_gates(fidelity: Fidelity, gates: GateSettings) -> tuple[Gate, ...]:
     outputs = fidelity.outputs
     bad = sum(out.non_finite for out in outputs)
     found = [Gate(name="finite", rule="no NaN or infinity", value=float(bad), passed=bad == 0)]
+    changed = sum(out.changed_non_finite for out in outputs)
+    if changed:
+        # A caller sees by NaN that there is no answer; a number in its place would be taken for one.
+        rule = "NaN and infinity of the reference stay"
+        found.append(Gate(name="hides NaN", rule=rule, value=float(changed), passed=False))
     cosine = _worst([out.cosine for out in outputs])
     top1 = _worst([out.top1_agreement for out in outputs])
     # Where classes agree or not, that is the question; elsewhere, an answer near the mean can have a high cosine.
@@ -219,6 +226,8 @@ def _failure(gate: Gate) -> str:
     value = gate.value or 0.0
     if gate.name == "finite":
         return f"{int(value)} values are NaN or infinite where the reference's are not"
+    if gate.name == "hides NaN":
+        return f"{int(value)} values are something else where the reference's are NaN or infinite"
     if gate.name == "accuracy drop":
         return f"accuracy falls by {100 * value:.1f} points ({gate.rule})"
     if gate.name in ("F1 drop", "AUC drop"):
@@ -233,6 +242,8 @@ def _failure(gate: Gate) -> str:
 
 def agreement_words(fidelity: Fidelity, brief: bool = False) -> str:
     """How far it agrees, on what, and, unless `brief`, what that does not show."""
+    if not fidelity.judged:
+        return f"nothing to agree with: the reference answers NaN to all of {_on(replace(fidelity, unjudged=0))}"
     top1 = _worst([out.top1_agreement for out in fidelity.outputs])
     cosine = _worst([out.cosine for out in fidelity.outputs])
     ranks = _worst([out.rank_correlation for out in fidelity.outputs])
@@ -254,6 +265,10 @@ def agreement_words(fidelity: Fidelity, brief: bool = False) -> str:
         words += ", which say nothing about accuracy"
     elif fidelity.inputs in ("samples", "captured"):
         words += ", accuracy unknown without labels"
+    if fidelity.unjudged:
+        words += f", {fidelity.unjudged} more left out: the reference answers NaN to them"
+    if fidelity.inputs != "synthetic" and fidelity.judged < _FEW_SAMPLES:
+        words += f"; {fidelity.judged} {'is' if fidelity.judged == 1 else 'are'} too few to rely on"
     return words
 
 
@@ -269,8 +284,8 @@ _KINDS: dict[InputsKind, str] = {"labelled": "labelled", "samples": "", "capture
 
 def _on(fidelity: Fidelity) -> str:
     noun = {"synthetic": "inputs", "captured": "requests"}.get(fidelity.inputs, "samples")
-    noun = noun if fidelity.samples != 1 else noun[:-1]
-    return " ".join(word for word in (str(fidelity.samples), _KINDS[fidelity.inputs], noun) if word)
+    noun = noun if fidelity.judged != 1 else noun[:-1]
+    return " ".join(word for word in (str(fidelity.judged), _KINDS[fidelity.inputs], noun) if word)
 
 
 def share(value: float) -> str:

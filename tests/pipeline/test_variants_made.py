@@ -50,13 +50,23 @@ async def test_static_quantisation_learns_from_rows_that_are_not_judged(runner: 
     assert result.tools["onnxruntime"] and result.tools["onnx"]
 
 
-@pytest.mark.parametrize("rows", [0, 8])
-async def test_static_quantisation_without_enough_samples_says_so(rows: int, runner: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (0, "needs real samples: ranges learnt from made-up inputs"),
+        (1, "it has 1 row of samples to calibrate with, and needs 16"),
+        (15, "it has 15 rows of samples to calibrate with, and needs 16"),
+        (20, "it has 10 rows of samples to calibrate with, and needs 16, beside as many to judge on"),
+    ],
+)
+async def test_static_quantisation_without_enough_samples_says_so(
+    rows: int, words: str, runner: Runner, tmp_path: Path
+) -> None:
     files = [save(wide(), tmp_path / "wide.onnx"), *([samples(tmp_path / "wide.npz", rows)] if rows else [])]
     result = await made(
         runner, await runner.intake(*files), Plan(name="int8-static", steps=(Step(recipe="int8-static"),))
     )
-    assert result.verdict.outcome == "not applicable" and "needs real samples" in result.verdict.sentence
+    assert result.verdict.outcome == "not applicable" and words in result.verdict.sentence
     assert ".npz" in result.verdict.sentence and "studio record" in result.verdict.sentence
     assert result.graph is None and result.wants_samples
 

@@ -116,3 +116,59 @@ def test_each_row_of_two_graphs_runs_once_alone_and_in_batches(net, rows) -> Non
     alone = fidelity_of(net("other", spoil="noise"), net("reference"), rows)
     assert alone.batch_sizes == (1,)
     assert alone.outputs[0].cosine == pytest.approx(found.outputs[0].cosine, abs=1e-9)
+
+
+NAN = np.nan
+
+
+def test_a_variant_that_hides_nan_is_told_and_its_rows_are_nobodys_hits() -> None:
+    reference = np.eye(4)[np.arange(40) % 4]
+    reference[3] = NAN
+    reference[5, 2] = np.inf
+    hidden = reference.copy()
+    hidden[3] = [0, 0, 0, 9]
+    hidden[5, 2] = 7
+    found = one(reference, hidden, np.arange(40) % 4)
+    (out,) = found.outputs
+    assert (out.non_finite, out.changed_non_finite) == (0, 5)
+    assert (found.samples, found.unjudged, found.judged) == (40, 1, 39)
+    # Row 5 has an answer, infinity; row 3 has none, for either side.
+    assert (out.top1_agreement, found.accuracy, found.reference_accuracy) == (1.0, 38 / 39, 38 / 39)
+    assert found.scores is not None and found.reference_scores is not None
+    assert found.scores.confusion == found.reference_scores.confusion
+    same = one(reference, reference.copy(), np.arange(40) % 4)
+    assert (same.outputs[0].changed_non_finite, same.unjudged, same.accuracy) == (0, 1, 38 / 39)
+
+
+def test_infinity_of_the_other_sign_is_not_the_same() -> None:
+    assert one(np.array([[np.inf, 1.0]]), np.array([[-np.inf, 1.0]])).outputs[0].changed_non_finite == 1
+    assert one(np.array([[np.inf, 1.0]]), np.array([[NAN, 1.0]])).outputs[0].changed_non_finite == 1
+
+
+def test_a_reference_without_any_answer_can_not_be_agreed_with() -> None:
+    nothing = np.full((30, 4), NAN)
+    found = one(nothing, nothing.copy(), np.arange(30) % 4)
+    assert (found.judged, found.accuracy, found.scores) == (0, None, None)
+    assert found.outputs[0].top1_agreement is None and found.outputs[0].changed_non_finite == 0
+
+
+def test_errors_of_regression_leave_out_what_the_reference_does_not_answer() -> None:
+    labels = np.linspace(0, 10, 30)
+    reference = labels[:, None] + 0.5
+    reference[4] = NAN
+    found = one(reference, np.nan_to_num(reference), labels)
+    assert found.scores is not None and found.scores.rmse == pytest.approx(0.5)
+    assert found.reference_scores == found.scores and found.outputs[0].changed_non_finite == 1
+
+
+@pytest.mark.parametrize("labels", [np.arange(30) % 2 == 1, np.arange(30) % 2, (np.arange(30) % 2).astype(np.float32)])
+def test_a_single_probability_agrees_where_it_is_on_the_same_side(labels: np.ndarray) -> None:
+    reference = np.where(np.asarray(labels, int) == 1, 0.8, 0.3)
+    other = reference.copy()
+    other[:3] = 0.9, 0.4, 0.6  # rows 0, 1 and 2 change sides
+    found = one(reference[:, None], other[:, None], labels)
+    assert found.task == "binary"
+    assert (found.outputs[0].top1_agreement, found.accuracy) == (0.9, 0.9)
+    assert found.reference_accuracy == 1.0
+    raw = one(9 * reference[:, None], 9 * other[:, None], labels)
+    assert (raw.task, raw.outputs[0].top1_agreement) == ("binary", None)

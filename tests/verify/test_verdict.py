@@ -224,6 +224,34 @@ def test_accuracy_may_fall_by_the_limit_and_not_more() -> None:
     assert "accuracy falls by 3.0 points (accuracy drop ≤ 0.01), on 300 labelled samples" in verdict.sentence
 
 
+def test_a_variant_that_hides_nan_is_rejected_and_nan_of_both_is_left_out() -> None:
+    hiding = judge("int8", output(changed_non_finite=10), measured((2.0, 1.9, 2.1)), 500, 1000, GATES)
+    assert hiding.outcome == "reject"
+    assert "10 values are something else where the reference's are NaN or infinite" in hiding.sentence
+    assert "NaN" in hiding.reason
+    both = judge("int8", replace(PERFECT, unjudged=2), measured(SAME), 500_000, 1_000_000, GATES)
+    assert both.outcome == "keep" and "of 298 labelled samples" in both.sentence
+    assert both.sentence.endswith(", 2 more left out: the reference answers NaN to them.")
+    none = judge("int8", replace(PERFECT, unjudged=300), measured(SAME), 500_000, 1_000_000, GATES)
+    assert "nothing to agree with: the reference answers NaN to all of 300 labelled samples" in none.sentence
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "; 1 is too few to rely on."), (19, "; 19 are too few to rely on."), (20, "99.0 %).")]
+)
+def test_few_samples_are_called_few(count: int, words: str) -> None:
+    verdict = judge("int8", replace(PERFECT, samples=count), measured(SAME), 500_000, 1_000_000, GATES)
+    assert verdict.outcome == "keep" and verdict.sentence.endswith(words)
+    made_up = replace(PERFECT, samples=count, inputs="synthetic", accuracy=None, reference_accuracy=None)
+    assert "too few" not in judge("int8", made_up, measured(SAME), 500_000, 1_000_000, GATES).sentence
+
+
+def test_a_slow_variant_is_told_of_in_sentences() -> None:
+    for changes in ({"top1_agreement": None}, {"top1_agreement": None, "cosine": None}, {}):
+        sentence = judge("int8", output(**changes), measured((0.3, 0.2, 0.4)), 500_000, 1_000_000, GATES).sentence
+        assert re.search(r"smaller; (cosine 1\.0000|equal|agrees on 100 %) (on|of) 300 labelled samples", sentence)
+
+
 def test_made_up_inputs_are_named_and_vouch_for_no_accuracy() -> None:
     made_up = replace(PERFECT, inputs="synthetic", samples=64, accuracy=None, reference_accuracy=None)
     sentence = judge("fp16", made_up, measured(SAME), 500_000, 1_000_000, GATES).sentence

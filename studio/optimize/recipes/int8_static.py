@@ -36,8 +36,9 @@ def applies(model: Any, given: Given) -> str:
     if given.kind == "synthetic":
         return f"needs real samples: ranges learnt from made-up inputs are wrong. {MORE_SAMPLES}"
     if given.rows < FEWEST_ROWS:
-        rows = f"{given.rows} row{'s' if given.rows != 1 else ''}"
-        return f"needs real samples: {rows} to calibrate with, at least {FEWEST_ROWS} wanted. {MORE_SAMPLES}"
+        rows = f"{given.rows} row{'s' if given.rows != 1 else ''} of samples"
+        needed = f"needs {FEWEST_ROWS}, beside as many to judge on"
+        return f"it has {rows} to calibrate with, and {needed}. {MORE_SAMPLES}"
     return ""
 
 
