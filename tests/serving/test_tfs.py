@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ovmsclient
 import pytest
 
 from tests.serving import graphs
@@ -174,6 +175,18 @@ def test_what_is_not_there(served: Child) -> None:
     assert served.json("GET", "/v1/elsewhere")[0] == 404
     assert served.json("POST", "/v1/models/digits", {})[0] == 405
     assert served.request("GET", "/v1/models/digits:predict")[0] in (400, 404, 405)
+
+
+def test_openvinos_client_over_http(served: Child) -> None:
+    """It asks for version 0 where none is given."""
+    client = ovmsclient.make_http_client(served.url)
+    rows = np.array([ROW, ROW[::-1]], np.float32)
+    given = client.predict({"x": rows}, "digits", 3)
+    np.testing.assert_array_equal(client.predict({"x": rows}, "digits"), given)
+    assert client.get_model_status("digits").keys() == {2, 3}
+    assert client.get_model_metadata("digits")["model_spec"]["version"] == "3"
+    with pytest.raises(ovmsclient.tfs_compat.base.errors.ModelNotFoundError):
+        client.predict({"x": rows}, "digits", 9)
 
 
 def test_requests_are_counted_by_protocol(tmp_path: Path) -> None:

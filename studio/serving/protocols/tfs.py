@@ -128,7 +128,7 @@ async def infer(service: Service, request: Request, parts: list[str]) -> Respons
         raise InvalidInput(f"Malformed request: POST /v1/models/{'/'.join(parts)}")
     target: Target | None = None
     try:
-        target, shadow = _routed(service, [*parts[:-1], where], request)
+        target, shadow = _routed(service, _without_zero([*parts[:-1], where]), request)
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
     except StudioError as error:
@@ -151,6 +151,14 @@ def _routed(service: Service, parts: list[str], request: Request) -> Routed:
     return service.router.route(parts[0], "", lambda: sticky_key(request.headers))
 
 
+def _without_zero(parts: list[str]) -> list[str]:
+    """`M` for `M/versions/0`: OpenVINO's client says so where no version is asked for, and versions begin at 1."""
+    match parts:
+        case [model, kind, "0"] if kind.lower() == "versions":
+            return [model]
+    return parts
+
+
 def _target(service: Service, parts: list[str]) -> Target:
     """The target of `M`, `M/versions/V` or `M/labels/L`. Raises NotFound in their words."""
     match parts:
@@ -171,7 +179,7 @@ def _target(service: Service, parts: list[str]) -> Target:
 def about(service: Service, request: Request, parts: list[str]) -> tuple[ModelRoutes, Target, dict[str, Any]]:
     """GET …[/metadata]: the model, its target, and the document. Raises NotFound."""
     wants_metadata = len(parts) > 1 and parts[-1].lower() == "metadata"
-    named = parts[:-1] if wants_metadata else parts
+    named = _without_zero(parts[:-1] if wants_metadata else parts)
     model = named[0]
     try:
         target = _target(service, named)
