@@ -74,6 +74,7 @@ def measure(
     """All rounds of one model. What can not be started is noted in the results."""
     with ExitStack() as stack:
         rows = stack.enter_context(servers.raw(model, folder / f"{model.name}-raw"))
+        rows.append(stack.enter_context(servers.bare(model, folder / f"{model.name}-bare")))
         rows += stack.enter_context(servers.studio(model, folder / f"{model.name}-studio"))
         for number, peer in enumerate(peers):
             if peer.name in results.missing:

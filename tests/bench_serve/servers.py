@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -162,5 +164,26 @@ def raw(model: Model, folder: Path) -> Iterator[list[Running]]:
         process.end()
 
 
+@contextmanager
+def bare(model: Model, folder: Path) -> Iterator[Running]:
+    """The loop without a server: the cost of HTTP itself, with an answer as long as Studio's."""
+    folder.mkdir()
+    request, (port,) = contenders.v2_json(model), contenders.free_ports(1)
+    output = {"name": "y", "datatype": "FP32", "shape": model.answer.shape, "data": model.answer.ravel().tolist()}
+    body = json.dumps({"model_name": "m", "model_version": "1-fp32", "outputs": [output]}).encode()
+    answer = folder / "answer"
+    answer.write_bytes(
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    command = [sys.executable, "-m", "tests.bench_serve.bare_http", str(port), str(answer), str(len(request.body))]
+    tree = trees.start(command, {"PYTHONPATH": str(Path(__file__).parents[2])}, folder)
+    try:
+        check(contenders.v2_json_answer(first_answer(tree, port, request), model), model, BARE)
+        yield _over_http(BARE, tree, port, request, folder, float("nan"), pausable=True)
+    finally:
+        tree.end()
+
+
+BARE = "bare HTTP, nothing run"
 RAW_ONE = "raw loop, one thread"
 RAW_ALL = "raw loop, a thread a core"

@@ -43,7 +43,7 @@ def _cost(results: Results) -> list[Target]:
 
 
 def _peers(results: Results) -> list[Target]:
-    names = [name for name in results.names("tiny") if not name.startswith(("Studio", "raw"))]
+    names = [name for name in results.names("tiny") if not name.startswith(("Studio", "raw", "bare"))]
     mosec = [name for name in names if name.startswith("mosec")]
     rows = []
     for at_once, wanted in ((1, 2.5), (16, 5.0), (64, 2.0)):
