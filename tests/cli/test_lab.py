@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.core.errors import NotFound
+from studio.core.errors import Cancelled, NotFound
 from studio.core.recipe import OptionEntry, RecipeEntry
 from studio.core.views import LabState, VersionDetail
 from tests.cli.conftest import Run
@@ -129,6 +129,16 @@ def test_waiting_on_a_paused_lab_says_so_and_how_it_goes_on(
     lab.on("GET", "/api/jobs", [ended])
     ran = run("jobs")
     assert "paused" not in ran.out + ran.err  # nothing waits for it
+
+
+def test_what_is_deleted_while_one_waits_is_told_as_that(lab: FakeEngine, run: Run) -> None:
+    begun = replace(values.job("j1", done=6, version=1), model="digits")
+    gone = values.job("j1", "cancelled", 6, Cancelled("It was cancelled: digits:1 was deleted.").problem, version=1)
+    lab.on("POST", "/api/lab", [begun])
+    lab.on("GET", "/api/jobs/j1", replace(gone, model="digits"))
+    lab.on("GET", "/api/versions/digits/1", NotFound("There is no version digits:1."))
+    ran = run("lab", "digits:1", "--wait")
+    assert ran.code == 9 and ran.err.rstrip().endswith("error: It was cancelled: digits:1 was deleted.")
 
 
 def test_nothing_left_to_do_is_said_and_still_shows_the_table(lab: FakeEngine, run: Run) -> None:

@@ -14,6 +14,7 @@ from studio.cli.progress import LabWatch, Live
 from studio.cli.session import Session, command, complete_reference, pass_session
 from studio.client import Client
 from studio.client.client import raise_failure
+from studio.core.errors import NotFound
 from studio.core.jobs import Job
 from studio.core.recipe import RecipeEntry
 from studio.core.views import LabState, VersionRow
@@ -88,7 +89,15 @@ def _rows(client: Client, reference: str, jobs: Sequence[Job]) -> list[VersionRo
     if not keys and reference:
         found = client.resolve(reference)
         keys = {(found.model, found.version)}
-    return [client.version(model, version).row for model, version in sorted(keys)]
+    return [row for model, version in sorted(keys) if (row := _row(client, model, version)) is not None]
+
+
+def _row(client: Client, model: str, version: int) -> VersionRow | None:
+    """None where it was deleted while one waited."""
+    try:
+        return client.version(model, version).row
+    except NotFound:
+        return None
 
 
 def follow(client: Client, job: Job) -> Job:
@@ -97,7 +106,8 @@ def follow(client: Client, job: Job) -> Job:
         told: set[str] = set()
 
         def update(now: Job) -> None:
-            for row in client.version(now.model, now.version or 0).row.variants if now.version else ():
+            found = _row(client, now.model, now.version) if now.version else None
+            for row in found.variants if found else ():
                 mark = f"{row.variant} {row.sentence}"
                 if mark not in told and row.sentence:
                     if told_before:
