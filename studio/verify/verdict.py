@@ -35,7 +35,7 @@ def judge(
         why = "; ".join(_failure(check) for check in failed)
         return Verdict(
             outcome="reject",
-            sentence=f"{variant} rejected: {why}, on {_on(fidelity)}{_where(fidelity)}. It is {gains}.",
+            sentence=f"{variant} rejected: {why}, on {_seen(failed, fidelity)}{_where(fidelity)}. It is {gains}.",
             gates=checks,
             reason=_short_failure(failed[0], fidelity),
         )
@@ -80,8 +80,14 @@ def judge_fidelity(variant: str, fidelity: Fidelity, gates: GateSettings) -> Ver
         words = agreement_words(fidelity)
         return Verdict(outcome="keep", sentence=f"{variant}: {words}.", gates=checks, reason=words)
     why = "; ".join(_failure(check) for check in failed)
-    sentence = f"{variant} rejected: {why}, on {_on(fidelity)}."
+    sentence = f"{variant} rejected: {why}, on {_seen(failed, fidelity)}."
     return Verdict(outcome="reject", sentence=sentence, gates=checks, reason=_short_failure(failed[0], fidelity))
+
+
+def _seen(failed: list[Gate], fidelity: Fidelity) -> str:
+    """What it failed on: NaN is looked for in rows too that agreement is not about."""
+    everywhere = any(gate.name in ("finite", "hides NaN") for gate in failed)
+    return _on(replace(fidelity, unjudged=0) if everywhere else fidelity)
 
 
 def _where(fidelity: Fidelity) -> str:

@@ -173,8 +173,14 @@ def test_symbolic_sizes_need_no_symbolic_shape_inference(attention_net: Path, mo
     [
         (Given(), "needs real samples: ranges learnt from made-up inputs are wrong"),
         (Given(kind="synthetic", rows=500), "needs real samples: ranges learnt from made-up inputs are wrong"),
-        (Given(kind="labelled", rows=15), "it has 15 rows of samples to calibrate with, and needs 16, beside as many to judge on"),
-        (Given(kind="captured", rows=1), "it has 1 row of samples to calibrate with, and needs 16, beside as many to judge on"),
+        (
+            Given(kind="labelled", rows=15),
+            "it has 15 rows of samples to calibrate with, and needs 16, beside as many to judge on",
+        ),
+        (
+            Given(kind="captured", rows=1),
+            "it has 1 row of samples to calibrate with, and needs 16, beside as many to judge on",
+        ),
         (Given(kind="captured", rows=16), ""),
     ],
 )

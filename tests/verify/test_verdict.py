@@ -225,9 +225,10 @@ def test_accuracy_may_fall_by_the_limit_and_not_more() -> None:
 
 
 def test_a_variant_that_hides_nan_is_rejected_and_nan_of_both_is_left_out() -> None:
-    hiding = judge("int8", output(changed_non_finite=10), measured((2.0, 1.9, 2.1)), 500, 1000, GATES)
+    planted = replace(output(changed_non_finite=10), unjudged=1)
+    hiding = judge("int8", planted, measured((2.0, 1.9, 2.1)), 500, 1000, GATES)
     assert hiding.outcome == "reject"
-    assert "10 values are something else where the reference's are NaN or infinite" in hiding.sentence
+    assert "10 values are something else where the reference's are NaN or infinite, on 300 labelled" in hiding.sentence
     assert "NaN" in hiding.reason
     both = judge("int8", replace(PERFECT, unjudged=2), measured(SAME), 500_000, 1_000_000, GATES)
     assert both.outcome == "keep" and "of 298 labelled samples" in both.sentence
