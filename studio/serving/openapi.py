@@ -144,7 +144,8 @@ def _paths(routes: ModelRoutes, target: Target) -> Json:
 
 
 def _embeddings() -> Json:
-    texts = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    text = {"type": "string", "minLength": 1}
+    texts = {"oneOf": [text, {"type": "array", "items": text, "minItems": 1}]}
     schema = {
         "type": "object",
         "required": ["model", "input"],
