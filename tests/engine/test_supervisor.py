@@ -174,6 +174,7 @@ async def test_what_was_asked_until_now_is_recorded_when_it_is_waited_for(pair: 
     await asyncio.to_thread(work)
     await pair.supervisor.recorded()
     assert recorded(folder)[0] == 40  # at once, of both processes
+    assert not any("took long" in line for line in pair.log)
     victim = pair.supervisor._processes[0]
     os.kill(pair.pids[0], signal.SIGSTOP)
     await pair.supervisor.recorded(patience=0.05)  # one that hangs keeps nobody
