@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 
 import studio.serving
@@ -56,7 +57,8 @@ def test_commands_that_are_advised_exist_and_take_what_is_shown(
     assert command is not None, f"studio {name}"
     monkeypatch.chdir(tmp_path)
     Path("FILE").touch()
-    command.make_context(name, arguments.split())  # raises UsageError where the words do not fit
+    parent = click.Context(cli, info_name="studio", **cli.context_settings)
+    command.make_context(name, arguments.split(), parent)  # raises UsageError where the words do not fit
 
 
 @pytest.mark.parametrize(("name", "table"), SETTINGS)
