@@ -176,9 +176,7 @@ class Fidelity:
     @property
     def worst(self) -> OutputFidelity | None:
         """The output that strays most: the one to print when there is room for one."""
-        return max(
-            self.outputs, key=lambda out: (out.non_finite + out.changed_non_finite > 0, out.max_rel), default=None
-        )
+        return max(self.outputs, key=lambda out: (out.non_finite + out.changed_non_finite, out.max_rel), default=None)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from studio.pipeline.messages import Elsewhere, IntakeResult, IntakeTask, Progre
 from studio.verify.batching import rows_equal
 from studio.verify.fidelity import check_alike, compare
 from studio.verify.graph_info import describe
-from studio.verify.inputs import by_row, row_count, valueless_notes, with_classes
+from studio.verify.inputs import by_row, row_count, rows_among, valueless_notes, with_classes
 from studio.verify.machine import this_machine, tool_versions
 from studio.verify.npz import check_npz
 from studio.verify.ort_info import describe_ort
@@ -201,11 +201,12 @@ def _parity(
     feeds, expected = [case.inputs for case in cases], [case.outputs for case in cases]
     check_alike(expected, outputs, names)
     count = sum(row_count(layout, feed) for feed in feeds)
-    if kit.loaded is not None:  # batches overlap, and formats add rows of their own
-        count = min(count, row_count(layout, kit.loaded.inputs))
+    if layout is not None and kit.loaded is not None:
+        count = rows_among(layout, kit.loaded.inputs, feeds)  # batches overlap, and formats add rows of their own
     expected, outputs = by_row(signature, feeds, expected), by_row(signature, feeds, outputs)
     compared = [name for name in names if name not in moving]
-    return compare(expected, outputs, compared, kind=kit.kind, batch_sizes=sizes, samples=count)
+    found = compare(expected, outputs, compared, kind=kit.kind, batch_sizes=sizes, samples=count)
+    return replace(found, unjudged=0)  # value by value against the source: NaN is compared too
 
 
 def _check_parity(

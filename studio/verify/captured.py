@@ -14,7 +14,7 @@ from studio.core.recording import part_of
 from studio.core.rows import RowLayout, row_layout
 from studio.core.tensors import Signature
 from studio.verify.evidence import FEWEST_ROWS
-from studio.verify.inputs import load_samples, pick_rows, row_count, take_rows
+from studio.verify.inputs import content_of, load_samples, pick_rows, row_count, take_rows
 from studio.verify.session import Array, Feed
 
 MOST_ROWS = 5000
@@ -77,16 +77,12 @@ def _unseen(layout: RowLayout, feed: Feed, seen: set[bytes]) -> Feed | None:
     kept: list[Array] = []
     for start in range(0, row_count(layout, feed) - layout.rows + 1, layout.rows):
         one = take_rows(layout, feed, start, layout.rows)
-        content = b"".join(_bytes_of(one[name]) for name in names)
+        content = b"".join(content_of(one[name]) for name in names)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         if digest not in seen:
             seen.add(digest)
             kept.append(np.arange(start, start + layout.rows))
     return pick_rows(layout, feed, np.concatenate(kept)) if kept else None
-
-
-def _bytes_of(array: Array) -> bytes:
-    return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
 def _plain(array: Array) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -49,6 +50,25 @@ def pick_rows(layout: RowLayout, inputs: Feed, rows: Array) -> Feed:
     """The rows at the positions `rows` [n]. Inputs without rows stay whole."""
     index = (rows[:, None] * layout.length + np.arange(layout.length)).ravel()
     return {name: array[index] if name in layout.names else array for name, array in inputs.items()}
+
+
+def rows_among(layout: RowLayout, inputs: Feed, feeds: Sequence[Feed]) -> int:
+    """How many rows of the inputs there are among the rows of other feeds, each counted once."""
+    there = {row for feed in feeds for row in _row_contents(layout, feed)}
+    return sum(row in there for row in _row_contents(layout, inputs))
+
+
+def _row_contents(layout: RowLayout, inputs: Feed) -> Iterator[bytes]:
+    names = sorted(layout.names)
+    for row in range(row_count(layout, inputs)):
+        one = take_rows(layout, inputs, row, 1)
+        content = b"".join(content_of(one[name]) for name in names)
+        yield hashlib.blake2b(content, digest_size=16).digest()
+
+
+def content_of(array: Array) -> bytes:
+    """The values as bytes: equal for equal arrays of one type and shape."""
+    return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
 def split_runs(signature: Signature, inputs: Feed, batch: int = 1) -> list[Feed]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import onnx
 import pytest
@@ -229,3 +230,12 @@ def test_samples_by_column_are_taken_as_they_are(tmp_path: Path) -> None:
     assert [spec.name for spec in result.signature.inputs] == list("abcde")
     assert result.samples_kind == "labelled" and result.samples_count == estimators.COUNT
     assert 32 in result.parity.batch_sizes
+
+
+def test_a_row_of_the_samples_is_counted_once_however_often_it_was_compared(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((70, 4)).astype(np.float32)
+    model = LogisticRegression().fit(rows, rows[:, 0] > 0)
+    joblib.dump(model, tmp_path / "model.joblib")
+    np.savez(tmp_path / "model.npz", input=rows, labels=(rows[:, 0] > 0).astype(int))
+    result = take_in(tmp_path / "model.joblib", tmp_path / "model.npz")
+    assert (result.parity.samples, result.samples_count) == (70, 70)

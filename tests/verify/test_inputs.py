@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from studio.core.errors import InvalidInput
+from studio.core.rows import row_layout
 from studio.core.tensors import Signature, TensorSpec
-from studio.verify.inputs import draw_inputs, load_samples, split_runs
+from studio.verify.inputs import draw_inputs, load_samples, rows_among, split_runs, take_rows
 
 IMAGE = Signature(inputs=(TensorSpec("image", "FP32", ("batch", 1, 8, 8)),), outputs=())
 TWO = Signature(
@@ -147,3 +148,12 @@ def test_rows_that_are_given_are_taken_as_they_come() -> None:
     assert drawn["x"].dtype == np.float32
     assert drawn["x"][:, 0].tolist() == [0, 2, 4, 0, 2]
     assert drawn["city"].ravel().tolist() == ["Bern", "Chur", "Bern", "Chur", "Bern"]
+
+
+def test_rows_are_counted_once_however_often_they_were_run() -> None:
+    layout = row_layout(IMAGE)
+    assert layout is not None
+    samples, others = draw_inputs(IMAGE, 20, 1), draw_inputs(IMAGE, 5, 2)
+    feeds = [take_rows(layout, samples, 0, 8), take_rows(layout, samples, 3, 8), others]
+    assert rows_among(layout, samples, feeds) == 11
+    assert rows_among(layout, others, feeds[:2]) == 0
