@@ -114,6 +114,8 @@ def test_any_json_is_a_tensor_or_refused(value: Any, datatype: str, shape: list[
         ("FP64", [[1.5], [True]], "booleans are among"),
         ("UINT64", [2**63, True], "booleans are among"),
         ("FP32", [0.5] * 300 + [True], "booleans are among"),
+        ("FP64", [*([[0.5] * 60] * 20), [0.5] * 59 + [False]], "booleans are among"),
+        ("INT8", [1] * 300 + [True], "booleans are among"),
         ("FP32", [True, False], "booleans are given"),
         ("BOOL", [0, 2], "BOOL"),
         ("BYTES", ["a", 1], "string"),

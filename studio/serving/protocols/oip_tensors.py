@@ -157,9 +157,17 @@ def _whole(data: list[Any], found: Array) -> Array:
 
 def _has_bool(data: list[Any], found: Array) -> bool:
     """Whether a boolean is among numbers: numpy takes it for 1 or 0, and `found` is what it made of the list."""
-    if found.size > FEW and not ((found == 0) | (found == 1)).any():
-        return False
+    if found.size > FEW:
+        places = np.argwhere((found == 0) | (found == 1))
+        if len(places) * FEW < found.size:
+            return any(type(_at(data, place)) is bool for place in places.tolist())
     return _has_type(data, bool)
+
+
+def _at(data: Any, place: list[int]) -> Any:
+    for index in place:
+        data = data[index]
+    return data
 
 
 def _has_type(data: list[Any], kind: type) -> bool:
