@@ -24,12 +24,12 @@ from tests.manifests import version
 
 @dataclass
 class Server:
-    """Stands for the supervisor: takes routing tables, and refuses the targets in `broken`."""
+    """Stands for the supervisor: takes routing tables, and refuses the targets in `broken` that it is to load."""
 
     broken: dict[str, str] = field(default_factory=dict)
 
     async def apply(self, table: RoutingTable) -> dict[str, str]:
-        return {name: why for name, why in self.broken.items() if name in table.pinned}
+        return {name: why for name, why in self.broken.items() if name in (*table.pinned, *table.warm)}
 
 
 class Parts:
