@@ -239,6 +239,11 @@ class Measurement:
     def p50(self) -> float:
         return self.latency[0].p50
 
+    @property
+    def batched(self) -> bool:
+        """Whether anything was seen of batches; not for models that take one row a run, or none."""
+        return any(one.batch > 1 for one in self.latency)
+
     def at(self, batch: int, threads: int) -> Latency | None:
         """The figures of that setting, where it was measured."""
         return next((one for one in self.latency if (one.batch, one.threads) == (batch, threads)), None)

@@ -97,7 +97,7 @@ def _where(fidelity: Fidelity) -> str:
 
 def reference_verdict(measurement: Measurement, size: int) -> Verdict:
     """What is said of the reference itself."""
-    if all(one.batch == 1 for one in measurement.latency):  # nothing was seen of batches
+    if not measurement.batched:
         latency, rate = f"{_ms(measurement.p50)} a run", f"{_count(measurement.throughput)} runs/s"
     else:
         latency = f"{_ms(measurement.p50)} at batch {measurement.latency[0].batch}"

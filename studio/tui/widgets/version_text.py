@@ -229,20 +229,20 @@ def variant_words(row: VariantRow, manifest: VariantManifest | None) -> Content:
         least = measured.latency[0].threads
         for one in measured.latency:
             parts += _line(
-                f"batch {one.batch}",
+                f"batch {one.batch}" if measured.batched else "a run",
                 f"p50 {text.ms(one.p50)}  p95 {text.ms(one.p95)}  p99 {text.ms(one.p99)} ms",
                 (f"  {one.speedup.value:.2f}x" if one.speedup else "", "$muted"),
                 (f"\n{'':12}with {text.plural(one.threads, 'thread')}" if one.threads > least else "", "$muted"),
             )
         parts += _line(
             "throughput",
-            f"{text.rate(measured.throughput)} rows/s",
-            (f"  batch {measured.throughput_batch}", "$muted"),
+            f"{text.rate(measured.throughput)} {'rows' if measured.batched else 'runs'}/s",
+            (f"  batch {measured.throughput_batch}" if measured.batched else "", "$muted"),
         )
         parts += _line("memory", text.size(measured.peak_memory), f"   loads in {measured.load_ms:.0f} ms")
         if measured.tuned is not None:
-            advice = f"{text.plural(measured.tuned.threads, 'thread')} a run, batches of {measured.tuned.batch}"
-            parts += _line("serve with", advice)
+            advice = f"{text.plural(measured.tuned.threads, 'thread')} for a run that is alone"
+            parts += _line("serve with", advice + (f", batches of {measured.tuned.batch}" if measured.batched else ""))
         if measured.speedup is not None:
             span = measured.speedup
             parts += _line("speed", f"{span.value:.2f}x", (f"  95 % CI {span.low:.2f}-{span.high:.2f}", "$muted"))
