@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -12,6 +13,17 @@ from typing import Any
 import pytest
 
 from studio.pipeline.messages import IntakeResult
+
+LONGEST_ID = 100
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name long values by their hash: pytest puts a test's name into the environment, and no process can be started
+    with one of over 128 kB."""
+    if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
+        data = val.encode("utf-8", "surrogatepass") if isinstance(val, str) else val
+        return f"{len(data)} bytes {hashlib.sha256(data).hexdigest()[:8]}"
+    return None
 
 
 @pytest.fixture
