@@ -28,7 +28,7 @@ from studio.serving.http import (
     respond,
 )
 from studio.serving.peers import figures_of
-from studio.serving.problems import MethodNotAllowed, UnknownPath, unforeseen
+from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported, unforeseen
 from studio.serving.protocols import oip, ollama, openai, predict, tfs, torchserve, v1
 from studio.serving.service import Service
 
@@ -66,11 +66,14 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
         try:
             headers = header_map(scope["headers"])
             echo = echoed(headers)
+            check_codings(headers)
             check_door(scope["method"], headers, scope["http_version"], host)
             segments = split_path(scope["raw_path"])
             body = await read_body(receive, headers, limit)
             connection = scope.get("studio.connection") or Connection()
-            request = Request(scope["method"], segments, headers, body, connection, started_ns, scope["query_string"])
+            # The answer to HEAD is GET's without its body, which the HTTP server leaves out (RFC 9110, 9.3.2).
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            request = Request(method, segments, headers, body, connection, started_ns, scope["query_string"])
             response = await packed(await _answer(service, request), headers)
         except StudioError as error:
             response = error_response(error)
@@ -108,6 +111,17 @@ def split_path(raw_path: bytes) -> tuple[str, ...]:
         return tuple((unquote_to_bytes(part) if b"%" in part else part).decode("utf-8") for part in parts)
     except UnicodeDecodeError:
         raise InvalidInput("The path is not valid UTF-8.") from None
+
+
+def check_codings(headers: dict[bytes, bytes]) -> None:
+    """Raises Unsupported for a transfer coding other than chunks: the body would be taken for what it is not."""
+    codings = headers.get(b"transfer-encoding", b"").strip().lower()
+    if codings not in (b"", b"chunked", b"identity"):
+        raise Unsupported(
+            f"unsupported Transfer-Encoding '{codings.decode('latin-1')[:40]}'.",
+            "",
+            "Compress the body and name it in Content-Encoding instead.",
+        )
 
 
 def check_door(method: str, headers: dict[bytes, bytes], http_version: str, host: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,11 @@ def test_a_flood_of_chunks(small: Child) -> None:
             400,
         ),
         (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (
+            b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\n"
+            b"Transfer-Encoding: gzip, chunked\r\n\r\n1\r\n{\r\n0\r\n\r\n",
+            501,
+        ),
     ],
 )
 def test_bytes_that_are_no_http(small: Child, sent: bytes, status: int) -> None:
@@ -216,10 +222,31 @@ def test_head_and_body_leave_in_one_packet(small: Child) -> None:
             assert b"content-length: %d" % len(body) in head
 
 
-def test_the_answer_to_head_is_a_head(small: Child) -> None:
-    answer = small.raw(b"HEAD /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 405")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 200), ("/v2/health/live", 200), ("/docs", 200), ("/metrics", 200), ("/v2/models/no", 404)],
+)
+def test_the_answer_to_head_is_the_head_of_that_to_get(small: Child, path: str, status: int) -> None:
+    def asked(method: bytes) -> bytes:
+        return small.raw(b"%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % (method, path.encode()))
+
+    answer = asked(b"HEAD")
+    assert answer.startswith(b"HTTP/1.1 %d" % status), answer
     assert answer.endswith(b"\r\n\r\n")
+    assert answer.count(b"\r\n\r\n") == 1
+    if path != "/metrics":
+        assert _length(answer) == _length(asked(b"GET"))
+
+
+def _length(answer: bytes) -> bytes:
+    found = re.search(rb"\r\ncontent-length: (\d+)\r\n", answer)
+    assert found, answer
+    return found[1]
+
+
+def test_head_is_not_for_what_only_post_answers(small: Child) -> None:
+    answer = small.raw(b"HEAD /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 405"), answer
 
 
 def test_those_who_wait_for_a_go_ahead_get_it(small: Child) -> None:
