@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import sys
 from typing import Any
 
 import orjson
+from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from studio.serving.direct import Direct, DirectCall, head
@@ -51,6 +53,14 @@ def _without_upgrade(data: bytes) -> bytes:
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     found = _UPGRADE.search(data, 0, end if end >= 0 else MAX_HEAD_BYTES)
     return data if found is None else b"%s\r\nx-upgrade:%s" % (data[: found.start()], data[found.end() :])
+
+
+def _malformed(error: BaseException | None) -> str:
+    """The parser's reason in words. `error` is what it raised."""
+    words = f"Malformed HTTP request: {error}." if str(error or "") else "Malformed HTTP request."
+    if isinstance(error, HttpParserInvalidMethodError) or "PRI" in words:
+        words += " This port speaks plain HTTP/1.1, neither TLS nor HTTP/2."
+    return words
 
 
 class OneWrite:
@@ -312,7 +322,7 @@ class ServingProtocol(HttpToolsProtocol):
         elif self.pipeline:
             self.transport.close()
         else:
-            self._close_with(self.refusal or Refusal(400, "Malformed HTTP request."))
+            self._close_with(self.refusal or Refusal(400, _malformed(sys.exception())))
 
     def drain(self) -> None:
         """Finish what is under way, then close; close at once when nothing is."""

@@ -194,6 +194,20 @@ def test_bytes_that_are_no_http(small: Child, sent: bytes, status: int) -> None:
     assert alive(small)
 
 
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", "neither TLS nor HTTP/2"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "neither TLS nor HTTP/2"),
+        (b"GET / HTTP/1.1\nHost: localhost\n\n", "CRLF"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "Duplicate"),
+    ],
+)
+def test_what_is_wrong_with_bytes_that_are_no_http_is_told(small: Child, sent: bytes, words: str) -> None:
+    answer = small.raw(sent)
+    assert words in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+
 def test_pipelined_requests_are_answered_in_order(small: Child) -> None:
     def infer(value: int) -> bytes:
         body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[%d]}]}' % value
