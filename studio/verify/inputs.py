@@ -336,7 +336,8 @@ def with_classes(labels: Array | None, outputs: Feed) -> tuple[Array | None, tup
 
 
 def _some(values: Array) -> str:
-    return ", ".join(f"{value:g}" for value in values[:5]) + (" …" if len(values) > 5 else "")
+    shown = [f"{value:.0f}" if value == np.round(value) else f"{value:g}" for value in values[:5]]
+    return ", ".join(shown) + (" …" if len(values) > 5 else "")
 
 
 def _check_labels(labels: Array, rows: int | None) -> Array:
@@ -346,5 +347,12 @@ def _check_labels(labels: Array, rows: int | None) -> Array:
             f"The labels have the shape {list(labels.shape)}.",
             f"There must be one label for each of the {rows} samples." if rows is not None else "Labels are one a row.",
             "Save 'labels' as one class number (or the target value) per row.",
+        )
+    odd = np.flatnonzero(~np.isfinite(flat)) if flat.dtype.kind == "f" else np.empty(0)
+    if len(odd):
+        raise InvalidInput(
+            f"{len(odd)} of the {len(flat)} labels are NaN or infinite.",
+            f"Those of the rows {_some(odd)}, counted from 0.",
+            "Leave those rows out, of the inputs too.",
         )
     return flat

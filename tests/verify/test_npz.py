@@ -102,6 +102,16 @@ def test_samples_without_a_single_number_are_refused(tmp_path: Path) -> None:
         load_samples(path, TWO)
 
 
+def test_labels_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    labels = np.arange(9.0)
+    labels[[2, 7]] = np.nan, np.inf
+    np.savez(path, a=np.ones((9, 2)), b=np.ones((9, 1)), labels=labels)
+    with pytest.raises(InvalidInput, match="2 of the 9 labels are NaN or infinite") as caught:
+        load_samples(path, TWO)
+    assert caught.value.why == "Those of the rows 2, 7, counted from 0."
+
+
 def test_an_input_without_a_single_number_is_noted(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, a=np.array([[np.nan, 1], [2, 3]]), b=np.full((2, 1), np.nan))
