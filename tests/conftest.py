@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,12 @@ import pytest
 from studio.pipeline.messages import IntakeResult
 
 LONGEST_ID = 100
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start: shells let background jobs ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
