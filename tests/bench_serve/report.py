@@ -16,6 +16,7 @@ from tests.bench_serve.environments import ENVIRONMENTS
 from tests.bench_serve.extras import Extras
 from tests.bench_serve.models import KINDS
 from tests.bench_serve.rounds import Results
+from tests.bench_serve.servers import PROCESSES
 from tests.bench_serve.targets import Target
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -100,6 +101,7 @@ def _servers(results: Results) -> str:
     lines = ["| Server | Version | First answer after, s | PSS, MB | RSS, MB | Set up |", "|---|---|--:|--:|--:|---|"]
     studio = next(name for name in results.memory if name.startswith("Studio"))
     rows = {"Studio": (studio, "", "one process: HTTP and gRPC, batches of what waits")}
+    rows["Studio, a process a core"] = (PROCESSES, "", "`serving.workers`; with the engine's part that watches them")
     rows |= {peer.name: (peer.name, _version(peer.environment), peer.note) for peer in contenders.ALL}
     for title, (name, version, note) in rows.items():
         if name in results.memory:

@@ -76,6 +76,8 @@ def measure(
         rows = stack.enter_context(servers.raw(model, folder / f"{model.name}-raw"))
         rows.append(stack.enter_context(servers.bare(model, folder / f"{model.name}-bare")))
         rows += stack.enter_context(servers.studio(model, folder / f"{model.name}-studio"))
+        rows.append(stack.enter_context(servers.processes(model, folder / f"{model.name}-processes")))
+        rows[-1].tree.pause()
         for number, peer in enumerate(peers):
             if peer.name in results.missing:
                 continue

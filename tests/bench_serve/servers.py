@@ -104,6 +104,7 @@ PROTOCOLS = {
     "Studio, :predict": (contenders.predict, contenders.predict_answer),
 }
 GRPC = "Studio, gRPC"
+PROCESSES = "Studio, v2 JSON, a process a core"
 
 
 @contextmanager
@@ -129,6 +130,21 @@ def studio(model: Model, folder: Path, **settings: Any) -> Iterator[list[Running
                 yield rows
         finally:
             child.close()
+
+
+@contextmanager
+def processes(model: Model, folder: Path) -> Iterator[Running]:
+    """Studio's server in as many processes as there are cores (`serving.workers`)."""
+    folder.mkdir()
+    request, (port,) = contenders.v2_json(model), contenders.free_ports(1)
+    command = [sys.executable, "-m", "tests.bench_serve.a_process_a_core", str(port), model.name, str(folder)]
+    began = time.perf_counter()
+    tree = trees.start(command, {"PYTHONPATH": str(Path(__file__).parents[2])}, folder)
+    try:
+        check(contenders.v2_json_answer(first_answer(tree, port, request), model), model, PROCESSES)
+        yield _over_http(PROCESSES, tree, port, request, folder, time.perf_counter() - began, pausable=True)
+    finally:
+        tree.end()
 
 
 @contextmanager

@@ -53,6 +53,21 @@ def test_a_target_is_met_or_not_or_not_measured() -> None:
     assert "| ≥ 55 % | – | not measured |" in text
 
 
+def test_the_better_of_studios_settings_is_held_against_a_peer() -> None:
+    results = results_of([600], [1000])
+    for name, rate in ((servers.PROCESSES, 900), ("mosec", 300), ("mosec, batching", 200)):
+        results.samples["tiny", name, 16].append(sample(rate))
+    row = judged(results, "tiny, JSON, 16 at once: req/s against mosec")
+    assert row.reached == "3.0 × (a process a core, mosec, which takes 1.0 × the CPU)"
+
+
+def test_processes_of_studio_share_the_load(tmp_path: Path) -> None:
+    model = models.make("tiny", tmp_path)
+    with servers.processes(model, tmp_path / "processes") as row:
+        row.warm()
+        assert len(row.tree.members()) == 1 + contenders.CORES
+
+
 def test_the_report_names_who_is_missing_and_what_failed() -> None:
     results = results_of([500], [1000])
     results.samples["tiny", targets.JSON, 16][0] = sample(500, failed=3)
@@ -85,6 +100,7 @@ def test_a_tree_is_paused_resumed_and_ended_to_the_last_process(tmp_path: Path, 
         time.sleep(0.02)
     assert [each.status() for each in members] == [psutil.STATUS_STOPPED] * 2
     tree.root.kill()
+    tree.root.wait()
     assert len(tree.members()) == 1  # the orphan is still known as one of its processes
     tree.end(1)
     assert not [each for each in members if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
