@@ -69,7 +69,8 @@ class WorkerSettings:
     `warm`: frameworks that stay imported for the next arrival, for `warm_seconds` after the last; 0 = none.
     `environments`: whether an arrival may have a converter environment made, which downloads a framework once; "never"
     leaves that to `studio environments make`. `lab_seconds`: what making and measuring the variants of one arrival may
-    take; what is left over waits for `studio lab`; 0 = no end. `auto`: what the variant `auto` is chosen by.
+    take; what is left over waits for `studio lab`; 0 = no end. `measure_seconds`: of that, for the times of one
+    variant beside its reference. `auto`: what the variant `auto` is chosen by.
     """
 
     parallel: int = 2
@@ -83,6 +84,7 @@ class WorkerSettings:
     warm_seconds: float = 300.0
     recipes: tuple[str, ...] = ("fp16", "int8", "int8-static")
     lab_seconds: float = 900.0
+    measure_seconds: float = 4.0
     auto: Literal["speed", "size"] = "speed"
     environments: Literal["auto", "never"] = "auto"
 

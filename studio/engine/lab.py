@@ -254,6 +254,7 @@ class Lab:
             reference_size=version.graph.size,
             gates=version.gates_over(self._workspace.settings.gates),
             threads=self._workspace.settings.serving.threads_of(),
+            measure_seconds=self._workspace.settings.workers.measure_seconds,
             weights=tuple(str(blobs.path(file.sha256)) for file in version.graph.weights),
             source=source_of(version, self._keep),
             graph=str(blobs.path(made.file.sha256)) if made else "",

@@ -157,7 +157,14 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
         report("measured", share, detail)
 
     if made is None or made.graph is None or made.fidelity is None:
-        alone = measure_reference(variant.reference, samples.inputs, variant.batchable, variant.threads, measuring)
+        alone = measure_reference(
+            variant.reference,
+            samples.inputs,
+            variant.batchable,
+            variant.threads,
+            measuring,
+            variant.measure_seconds,
+        )
         # Against itself: what is learnt is its accuracy on the labelled samples.
         itself = _fidelity(variant, variant.reference, samples)
         return VariantResult(
@@ -168,7 +175,13 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
             tools=tool_versions(),
         )
     measurement = measure(
-        made.graph_path, variant.reference, samples.inputs, variant.batchable, variant.threads, measuring
+        made.graph_path,
+        variant.reference,
+        samples.inputs,
+        variant.batchable,
+        variant.threads,
+        measuring,
+        variant.measure_seconds,
     )
     verdict = judge(
         variant.plan.name,

@@ -11,7 +11,7 @@ from studio.core.errors import InvalidInput, Problem
 from studio.core.manifest import CrossValidation, Fidelity, Graph, InputsKind, Machine, Measurement, Verdict
 from studio.core.preprocessing import Preprocessing
 from studio.core.recipe import Plan
-from studio.core.settings import GateSettings
+from studio.core.settings import GateSettings, WorkerSettings
 from studio.core.tensors import Signature
 
 Progress = Callable[[str, float | None, str], None]
@@ -147,7 +147,7 @@ class VariantTask:
 
     `samples`: the version's `.npz`, `kind` where it came from. `reference_size` in bytes, weights included. `out`: an
     empty folder. `weights`: the reference's external data, in the same folder. `graph`: what was made by the plan
-    before, to be judged once more instead of being made again; empty = it is to be made.
+    before, to be judged once more instead of being made again; empty = it is to be made. `measure_seconds`: for times.
     """
 
     plan: Plan
@@ -159,6 +159,7 @@ class VariantTask:
     reference_size: int
     gates: GateSettings = field(default_factory=GateSettings)
     threads: int = 1
+    measure_seconds: float = WorkerSettings.measure_seconds
     weights: tuple[str, ...] = ()
     graph: str = ""
     source: SourceFiles | None = None

@@ -44,6 +44,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "workers.intake_seconds": (1, None),
     "workers.first_run_seconds": (0, None),
     "workers.lab_seconds": (0, None),
+    "workers.measure_seconds": (0.1, 3600),
     "workers.warm": (0, 16),
     "workers.warm_seconds": (1, 86400),
     **{f"gates.{name}": bounds for name, bounds in GATE_RANGES.items()},

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from studio.core.manifest import Interval, Latency, Measurement, Tuned
 from studio.core.rows import RowLayout, row_layout
+from studio.core.settings import WorkerSettings
 from studio.verify.inputs import row_count, split_runs, take_rows
 from studio.verify.machine import usable_cores
 from studio.verify.memory import PeakMemory, free_memory
@@ -24,7 +25,7 @@ from studio.verify.session import Feed, Session, initialise, open_session, run, 
 Progress = Callable[[float, str], None]
 
 BATCHES = (1, 4, 16, 32)
-SECONDS = 4.0  # what one variant's figures may take; a slow model takes the time of a few runs more
+SECONDS = WorkerSettings.measure_seconds  # a slow model takes the time of a few runs more
 _GAIN = 1.10  # a larger batch must bring this much more throughput to be called the best
 _THREADS_GAIN = 1.25  # more threads a run take cores from other runs: so much faster must a single one get
 _SLICE_SECONDS = 0.012

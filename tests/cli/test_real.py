@@ -22,7 +22,7 @@ from studio.client.connect import read_info
 from studio.core.errors import InvalidInput, NotFound, Unavailable
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
-TOML = "[serving]\nport = 0\n[workers]\nrecipes = []\n[inbox]\nsettle_seconds = 0.1\n"
+TOML = "[serving]\nport = 0\n[workers]\nrecipes = []\nmeasure_seconds = 0.4\n[inbox]\nsettle_seconds = 0.1\n"
 
 
 def make_workspace(root: Path) -> Path:

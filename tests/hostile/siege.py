@@ -27,6 +27,7 @@ settle_seconds = 0.1
 patience_seconds = 0.5
 [workers]
 recipes = []
+measure_seconds = 0.4
 memory_bytes = {memory}
 file_bytes = 2000000000
 intake_seconds = {seconds}

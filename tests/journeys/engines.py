@@ -59,7 +59,7 @@ class RunningEngine:
         self.workspace.mkdir(parents=True, exist_ok=True)
         settings = self.workspace / "studio.toml"
         if not settings.exists():
-            settings.write_text('[serving]\nport = 0\n[workers]\nrecipes = ["fp16", "int8"]\n')
+            settings.write_text('[serving]\nport = 0\n[workers]\nrecipes = ["fp16", "int8"]\nmeasure_seconds = 0.4\n')
         with (self.workspace / "engine.out").open("ab") as out:
             self.process = subprocess.Popen(
                 [self._python, "-m", "studio.engine.main", "--workspace", str(self.workspace)],

@@ -62,7 +62,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningE
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     monkeypatch.setenv("STUDIO_ENVIRONMENTS", str(tmp_path / "environments"))
     (tmp_path / "workspace").mkdir()
-    (tmp_path / "workspace" / "studio.toml").write_text("[serving]\nport = 0\n[workers]\nrecipes = []\n")
+    (tmp_path / "workspace" / "studio.toml").write_text(
+        "[serving]\nport = 0\n[workers]\nrecipes = []\nmeasure_seconds = 0.4\n"
+    )
     yield from running(tmp_path / "workspace")
 
 

@@ -35,7 +35,9 @@ def test_a_slow_copy_is_waited_for(studio: RunningEngine) -> None:
 def test_a_copy_that_never_ends_fails_with_words_and_the_next_one_is_fine(tmp_path: Path) -> None:
     engine = RunningEngine(tmp_path / "workspace")
     engine.workspace.mkdir()
-    (engine.workspace / "studio.toml").write_text("[serving]\nport = 0\n[inbox]\npatience_seconds = 1.0\n")
+    (engine.workspace / "studio.toml").write_text(
+        "[serving]\nport = 0\n[inbox]\npatience_seconds = 1.0\n[workers]\nrecipes = []\nmeasure_seconds = 0.4\n"
+    )
     engine.start()
     try:
         (engine.inbox / "half.onnx").write_bytes(CANCER.read_bytes()[:600])
@@ -54,7 +56,9 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngin
     """An engine that waits for the rest of a file for a second only."""
     engine = RunningEngine(tmp_path_factory.mktemp("impatient") / "workspace")
     engine.workspace.mkdir()
-    (engine.workspace / "studio.toml").write_text("[serving]\nport = 0\n[inbox]\npatience_seconds = 1.0\n")
+    (engine.workspace / "studio.toml").write_text(
+        "[serving]\nport = 0\n[inbox]\npatience_seconds = 1.0\n[workers]\nrecipes = []\nmeasure_seconds = 0.4\n"
+    )
     engine.start()
     yield engine
     assert engine.stop() == 0
@@ -121,7 +125,9 @@ def test_files_stay_as_the_user_left_them(studio: RunningEngine) -> None:
 def test_a_model_that_never_ends_is_stopped_and_others_go_on_meanwhile(tmp_path: Path) -> None:
     engine = RunningEngine(tmp_path / "workspace")
     engine.workspace.mkdir()
-    (engine.workspace / "studio.toml").write_text("[serving]\nport = 0\n[workers]\nfirst_run_seconds = 4.0\n")
+    (engine.workspace / "studio.toml").write_text(
+        "[serving]\nport = 0\n[workers]\nfirst_run_seconds = 4.0\nrecipes = []\nmeasure_seconds = 0.4\n"
+    )
     engine.start()
     try:
         onnx.save(endless(), engine.inbox / "forever.onnx")

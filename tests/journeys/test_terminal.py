@@ -72,7 +72,7 @@ class Terminal:
 def workspace(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "workspace"
     folder.mkdir()
-    (folder / "studio.toml").write_text('[serving]\nport = 0\n[workers]\nrecipes = ["int8"]\n')
+    (folder / "studio.toml").write_text("[serving]\nport = 0\n[workers]\nrecipes = []\nmeasure_seconds = 0.4\n")
     yield folder
     subprocess.run([STUDIO, "-w", folder, "down"], capture_output=True, timeout=60)
 

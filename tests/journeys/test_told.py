@@ -20,6 +20,7 @@ settle_seconds = 0.1
 patience_seconds = 0.4
 [workers]
 recipes = []
+measure_seconds = 0.4
 """
 CANCER = SAMPLES / "3" / "cancer.onnx"
 

@@ -21,7 +21,7 @@ from tests.formats.graphs import repacked
 from tests.journeys import toy_format
 from tests.journeys.engines import RunningEngine, until
 
-SETTINGS = "[serving]\nport = 0\n[workers]\nrecipes = []\n[inbox]\nsettle_seconds = 0.1\n"
+SETTINGS = "[serving]\nport = 0\n[workers]\nrecipes = []\nmeasure_seconds = 0.4\n[inbox]\nsettle_seconds = 0.1\n"
 
 
 @pytest.fixture(scope="module")

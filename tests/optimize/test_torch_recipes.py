@@ -79,6 +79,7 @@ def take(folder: Path, samples: dict[str, np.ndarray], plan: Plan, trusted: bool
         IntakeTask(files=(str(folder),), out=str(work / "intake"), stem="net", trusted=yes), lambda *_: None
     )
     return VariantTask(
+        measure_seconds=1.0,
         plan=plan,
         reference=result.graph_path,
         out=str(work / "out"),

@@ -131,6 +131,7 @@ async def test_the_reference_of_an_ort_file_is_measured_from_a_blob_without_an_e
     blob = tmp_path / result.graph.file.sha256
     blob.write_bytes(content(result.graph_path))
     task = VariantTask(
+        measure_seconds=1.0,
         plan=plan_of("fp32"),
         reference=str(blob),
         out=str(tmp_path / "lab" / "out"),

@@ -40,6 +40,7 @@ async def variant(
     scratch = runner.root / f"lab-{recipe}"
     scratch.mkdir()
     task = VariantTask(
+        measure_seconds=1.0,
         plan=plan_of(recipe),
         reference=intake.graph_path,
         out=str(scratch / "out"),
@@ -144,6 +145,7 @@ async def test_work_that_is_held_stands_still_and_goes_on(runner: Runner, tmp_pa
             begun.set()
 
     task = VariantTask(
+        measure_seconds=1.0,
         plan=plan_of("slow"),
         reference=intake.graph_path,
         out=str(scratch / "out"),

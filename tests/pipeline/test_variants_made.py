@@ -20,6 +20,7 @@ async def made(runner: Runner, intake: IntakeResult, plan: Plan) -> VariantResul
     scratch = runner.root / f"lab-{plan.name}"
     scratch.mkdir()
     task = VariantTask(
+        measure_seconds=1.0,
         plan=plan,
         reference=intake.graph_path,
         out=str(scratch / "out"),

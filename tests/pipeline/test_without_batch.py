@@ -46,6 +46,7 @@ def batch_second() -> onnx.ModelProto:
 
 def task(intake: IntakeResult, out: Path, plan: Plan) -> VariantTask:
     return VariantTask(
+        measure_seconds=1.0,
         plan=plan,
         reference=intake.graph_path,
         out=str(out),
