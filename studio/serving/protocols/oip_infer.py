@@ -20,7 +20,7 @@ from studio.core.tensors import DATATYPES, TensorSpec
 from studio.serving.http import OCTETS, Body, Response
 from studio.serving.loaded import Array
 from studio.serving.problems import ModelFailed, Unsupported
-from studio.serving.protocols import numbers
+from studio.serving.protocols import numbers, oip_heads
 from studio.serving.protocols import oip_tensors as tensors
 from studio.serving.protocols.json_text import load_json
 
@@ -61,6 +61,10 @@ class Call:
         """Names of the outputs to compute; None = all of the signature, in its order."""
         return None if self.all else tuple(wanted.spec.name for wanted in self.wanted)
 
+    def of(self, inputs: dict[str, Array]) -> Call:
+        """The same call with other inputs."""
+        return Call(self.id, inputs, self.wanted, self.timeout_us, self.priority, self.all)
+
 
 def parse(body: Body, headers: dict[bytes, bytes], target: Target) -> Call:
     """The call that a request body stands for, checked against the signature. Raises InvalidInput, Unsupported."""
@@ -71,7 +75,13 @@ def parse(body: Body, headers: dict[bytes, bytes], target: Target) -> Call:
     if length == 0:
         return _raw_call(memoryview(body), target)
     view = memoryview(body)
-    return _parse_document(numbers.load(view[:length], load_json, _holds_data), view[length:], target)
+    head = bytes(view[:length])
+    call = oip_heads.known(head, view[length:], target)
+    if call is None:
+        document = numbers.load(head, load_json, _holds_data)
+        call = _parse_document(document, view[length:], target)
+        oip_heads.remember(head, document, call, target)
+    return call
 
 
 def _holds_data(path: numbers.Path) -> bool:
