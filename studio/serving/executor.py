@@ -2,7 +2,8 @@
 
 A run that takes less than a hop to another thread is worth waiting for in the loop: everything that was parsed in one
 turn of it runs as one batch. Slower models run on threads; each takes what waits for the same model, up to the number
-of rows that still gains something, and one `call_soon_threadsafe` brings all answers back.
+of rows that still gains something, and one `call_soon_threadsafe` brings all answers back. A client that has the server
+for itself is spared the hops for somewhat slower models too: nobody waits meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.serving.batching import Run, Ticket, run_together, take
 from studio.serving.problems import Busy
-from studio.serving.spin import Spin
+from studio.serving.spin import SPIN_NS, Spin
 
 if TYPE_CHECKING:
     from studio.serving.loaded import Array, LoadedModel
@@ -27,6 +28,10 @@ INLINE_NS = 300_000
 """A model whose runs take less is run in the loop."""
 THREADED_NS = 450_000
 """A model whose runs take more leaves the loop; in between it stays where it is."""
+LONE_NS = 2_000_000
+"""A model whose runs take less is run in the loop for a lone client."""
+LONE_AFTER = 8
+"""Requests of one client, each after the answer to the last, that make it a lone one."""
 SWEEP_SECONDS = 1.0
 
 
@@ -37,7 +42,7 @@ class Lane:
     runs in the loop, however quick it was so far: one long run would keep every other request waiting.
     """
 
-    __slots__ = ("inline", "lock", "model", "pending", "running", "steady", "turn", "typical_ns")
+    __slots__ = ("brief", "inline", "lock", "model", "pending", "running", "steady", "turn", "typical_ns")
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
@@ -48,11 +53,31 @@ class Lane:
         self.steady = model.rules.steady and not model.target.varies
         self.typical_ns = float(model.typical_ns)
         self.inline = self.steady and self.typical_ns < INLINE_NS
+        self.brief = self.steady and self.typical_ns < LONE_NS
 
     def learn(self, ns: int) -> None:
         # One run that lost its core to other work of the machine says nothing of the model; several in a row do.
-        self.typical_ns += (min(ns, 2 * THREADED_NS) - self.typical_ns) * 0.1
+        self.typical_ns += (min(ns, max(2 * THREADED_NS, 2 * self.typical_ns)) - self.typical_ns) * 0.1
         self.inline = self.steady and self.typical_ns < (THREADED_NS if self.inline else INLINE_NS)
+        self.brief = self.steady and self.typical_ns < LONE_NS
+
+
+class Company:
+    """Whether a client has the server for itself."""
+
+    __slots__ = ("_client", "_times")
+
+    def __init__(self) -> None:
+        self._client: object = None
+        self._times = 0
+
+    def lone(self, client: object, others: bool) -> bool:
+        """`client` asks for a run, while those of `others` are under way or none. None is nobody that is known."""
+        if others or client is None or client is not self._client:
+            self._client, self._times = client, 0
+            return False
+        self._times += 1
+        return self._times >= LONE_AFTER
 
 
 def add(waiting: deque[Ticket], ticket: Ticket) -> None:
@@ -86,7 +111,9 @@ class Executor:
         self, loop: asyncio.AbstractEventLoop, run_threads: int, limit: int, seconds: float = 0.0, parallel: int = 0
     ) -> None:
         self._loop = loop
-        self._spin = Spin(loop)
+        # A single core is the client's too.
+        self._spin = Spin(loop, SPIN_NS if cores() > 1 else 0)
+        self._company = Company()
         self._limit = limit
         self._default_ns = int(seconds * 1e9)
         self._parallel = parallel or 1 << 30
@@ -113,8 +140,10 @@ class Executor:
         done: Callable[[Ticket], None],
         timeout_us: int = 0,
         priority: int = 0,
+        client: object = None,
     ) -> Ticket:
-        """Queue a run; `done(ticket)` is called when it has ended, never from in here. `outputs` None = all.
+        """Queue a run; `done(ticket)` is called when it has ended, never from in here. `outputs` None = all. `client`
+        is one and the same for all requests of a connection.
 
         Raises Busy when the queue is full.
         """
@@ -130,14 +159,16 @@ class Executor:
             ticket.timer = self._loop.call_later(timeout_us / 1e6, self._expire, ticket)
         elif self._default_ns:
             ticket.deadline_ns = ticket.queued_ns + self._default_ns
+        lone = self._company.lone(client, bool(self._open))
         self._open.add(ticket)
         lane = model.lane
         if lane is None:
             lane = model.lane = Lane(model)
-        if lane.inline and ticket.rows <= model.rules.most:
+        if (lane.inline or (lone and lane.brief)) and ticket.rows <= model.rules.most:
             if not lane.turn:
-                self._loop.call_soon(self._flush, lane)
-                self._spin.arrived(ticket.queued_ns)
+                self._loop.call_soon(self._flush, lane, lone)
+                if lone:
+                    self._spin.arrived(ticket.queued_ns)
             add(lane.turn, ticket)
             return ticket
         with lane.lock:
@@ -176,10 +207,10 @@ class Executor:
         for _ in self._threads:
             self._queue.put(None)
 
-    def _flush(self, lane: Lane) -> None:
+    def _flush(self, lane: Lane, lone: bool) -> None:
         """Run everything that this turn of the loop brought, in as few runs as its kinds allow."""
         while lane.turn:
-            if not lane.inline:  # it has become slow: the threads take the rest
+            if not (lane.inline or lone):  # it has become slow: the threads take the rest
                 with lane.lock:
                     lane.pending.extend(lane.turn)
                 for _ in range(len(lane.turn)):
@@ -187,10 +218,11 @@ class Executor:
                 lane.turn.clear()
                 return
             tickets = take(lane.turn, lane.model.rules.most)
-            run_together(tickets)
+            run_together(tickets, alone=lone and not self._busy)
             self._learn(lane, tickets)
             self._deliver(tickets)
-        self._spin.answered(time.perf_counter_ns())
+        if lone:
+            self._spin.answered(time.perf_counter_ns())
 
     def _learn(self, lane: Lane, tickets: list[Ticket]) -> None:
         for ticket in tickets:

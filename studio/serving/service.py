@@ -124,7 +124,7 @@ class Exchange:
                 self.ticket = executor.answered(model, inputs, outputs, self._done, known)
                 self.connection.on_lost.append(self._lost)
                 return
-        self.ticket = executor.submit(model, inputs, outputs, self._done, timeout_us, priority)
+        self.ticket = executor.submit(model, inputs, outputs, self._done, timeout_us, priority, self.connection)
         self.connection.on_lost.append(self._lost)
 
     def fail(self, error: StudioError) -> None:
