@@ -134,8 +134,8 @@ def test_a_second_engine_says_who_holds_the_workspace(studio: RunningEngine, tmp
 def test_what_takes_other_inputs_is_not_compared(studio: RunningEngine) -> None:
     studio.drop(SAMPLES / "1")
     studio.drop(SAMPLES / "3")
-    studio.finished_job("digits")
-    studio.finished_job("cancer")
+    studio.registered("digits")
+    studio.registered("cancer")
     with pytest.raises(InvalidInput, match="different inputs"):
         studio.client.compare(Plan(references=("digits:1", "cancer:1"), seconds=2))
 

@@ -101,20 +101,20 @@ def test_rolling_up_loses_no_request_and_no_quantile(registry: Registry) -> None
 def test_what_is_kept_stays_bounded_over_weeks(registry: Registry) -> None:
     clock = random.Random(4)
     history = HistorySettings(seconds_hours=1.0, minutes_hours=6.0, hours_hours=72.0)
-    hour = [[sample(A, 0, clock), sample(B, 0, clock)] for _ in range(20)]
+    hour = [[sample(A, 0, clock), sample(B, 0, clock)] for _ in range(10)]
     sizes: list[int] = []
-    for number in range(24 * 10):
+    for number in range(24 * 6):
         for index, pair in enumerate(hour):
             for one in pair:
-                one.at = START + number * HOUR + index * 180
+                one.at = START + number * HOUR + index * 360
             insert_samples(registry, pair)
         roll_up(registry, START + (number + 1) * HOUR, history)
         sizes.append(registry.store.workspace.registry.stat().st_size)
-    now = START + 240 * HOUR
+    now = START + 144 * HOUR
     rows = dict(registry.database.rows("SELECT step, count(*) FROM series GROUP BY step"))
     series = 3  # two targets, and all together
-    assert rows[1] == 20 * series
-    assert rows[60] <= 20 * series * 6
+    assert rows[1] == 10 * series
+    assert rows[60] <= 10 * series * 6
     assert rows[HOUR] <= series * 72
     assert registry.database.rows("SELECT min(moment) FROM series")[0][0] >= now - 72 * HOUR
     # After three days everything that comes is matched by something that goes.
