@@ -100,11 +100,17 @@ def _text(shape: Sequence[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
+_REAL = {float, int}
 _KINDS = {"FP16": "fiu", "BF16": "fiu", "FP32": "fiu", "FP64": "fiu", "BOOL": "b"}
 
 
 def _numbers(data: list[Any], datatype: str, name: str) -> Array:
     try:
+        # A flat list of what it should be, as most are.
+        if datatype == "FP32" and float in (kinds := set(map(type, data))) and kinds <= _REAL:
+            array = np.array(data, np.float32)
+            if isfinite(np.add.reduce(array)):
+                return array
         found = np.array(data)
     except (ValueError, OverflowError):
         raise _ragged(name) from None
