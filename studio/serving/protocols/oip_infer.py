@@ -6,7 +6,6 @@ extension_classification.md. The wording of errors is Triton's where its own tes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -45,9 +44,10 @@ class Wanted:
     classes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as `Response` is not.
+@dataclass(slots=True)
 class Call:
-    """A parsed infer request. `timeout_us` 0 = none; a `priority` of 1 is the highest, 0 = none."""
+    """A parsed infer request. Nobody changes it. `timeout_us` 0 = none; a `priority` of 1 is the highest, 0 = none."""
 
     id: str
     inputs: dict[str, Array]
@@ -331,15 +331,20 @@ def _all_wanted(target: Target, binary: bool) -> tuple[Wanted, ...]:
     return wanted
 
 
-def results(call: Call, target: Target, arrays: list[Array]) -> Iterator[tuple[Wanted, str, Array]]:
+def results(call: Call, target: Target, arrays: list[Array]) -> list[tuple[Wanted, str, Array]]:
     """Each wanted output with the datatype and the tensor that it is answered with. Raises InvalidInput."""
-    for wanted, array in zip(call.wanted, arrays, strict=True):
-        datatype = wanted.spec.datatype
-        if wanted.classes:
-            per_row = bool(wanted.spec.shape) and not isinstance(wanted.spec.shape[0], int)
-            yield wanted, "BYTES", tensors.classify(array, datatype, wanted.classes, target.class_labels, per_row)
-        else:
-            yield wanted, datatype, array
+    return [
+        (wanted, "BYTES", _classified(wanted, target, array))
+        if wanted.classes
+        else (wanted, wanted.spec.datatype, array)
+        for wanted, array in zip(call.wanted, arrays, strict=True)
+    ]
+
+
+def _classified(wanted: Wanted, target: Target, array: Array) -> Array:
+    spec = wanted.spec
+    per_row = bool(spec.shape) and not isinstance(spec.shape[0], int)
+    return tensors.classify(array, spec.datatype, wanted.classes, target.class_labels, per_row)
 
 
 def answer(call: Call, target: Target, version: str, arrays: list[Array]) -> Response:
@@ -361,7 +366,7 @@ def answer(call: Call, target: Target, version: str, arrays: list[Array]) -> Res
     head = _dump(document)
     if b"null" in head and _mark_non_finite(outputs):
         head = _dump(document)
-    if not any(wanted.binary for wanted in call.wanted):
+    if not buffers:
         return Response(200, head)
     headers = ((HEADER_LENGTH, str(len(head)).encode()),)
     return Response(200, b"".join((head, *buffers)), OCTETS, headers)

@@ -280,7 +280,7 @@ def to_json(array: Array, datatype: str) -> Array | list[str]:
     """What orjson (with OPT_SERIALIZE_NUMPY) writes as the flat `data` of the tensor."""
     if datatype == "BYTES":
         return [_text_of(element) for element in array.flat]
-    return np.ascontiguousarray(widened(array)).reshape(-1)
+    return widened(array).ravel()
 
 
 def widened(array: Array) -> Array:
