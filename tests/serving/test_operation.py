@@ -50,6 +50,8 @@ def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
     assert lines[0]["traceparent"] == TRACE
     assert lines[0]["latency_us"] > 0
     assert "shape" in lines[1]["error"]
+    # What is not there takes no room.
+    assert "error" not in lines[0] and "traceparent" not in lines[1]
 
 
 def test_a_log_that_can_not_be_written_stops_nothing(tmp_path: Path) -> None:
