@@ -42,6 +42,8 @@ def role_of(name: str, rows: Array) -> Role:
         return "classes" if rows.ndim == 1 else "other"
     if rows.ndim == 1:
         return "value"
+    if 0 in rows.shape[1:]:
+        return "other"
     if _EMBEDDING.search(name) and not _SCORES.search(name):
         return "embedding"
     if rows.ndim > 2 or rows.ndim == 0:

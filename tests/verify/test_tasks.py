@@ -32,10 +32,19 @@ UNIT /= np.linalg.norm(UNIT, axis=1, keepdims=True)
         ("last_hidden_state", RANDOM.standard_normal((3, 5, 8)), "embedding"),
         ("class_embedding_logits", LOGITS, "scores"),
         ("boxes", RANDOM.standard_normal((3, 5, 4)), "other"),
+        ("logits", np.empty((8, 0)), "other"),
+        ("pooler_output", np.empty((8, 0)), "other"),
     ],
 )
 def test_an_output_is_known_by_shape_name_and_values(name: str, rows: np.ndarray, role: str) -> None:
     assert role_of(name, rows) == role
+
+
+@pytest.mark.parametrize("rows", [np.empty((8, 0), np.float32), np.empty((8, 0, 3), np.float32)])
+@pytest.mark.parametrize("name", ["logits", "pooler_output"])
+def test_an_output_that_holds_nothing_agrees_with_itself(name: str, rows: np.ndarray) -> None:
+    found = compare([{name: rows}], [{name: rows}], [name], None, "synthetic")
+    assert found.outputs[0].top1_agreement is None and found.outputs[0].max_abs == 0
 
 
 @pytest.mark.parametrize(
