@@ -11,8 +11,8 @@ import asyncio
 import time
 
 SPIN_NS = 250_000
-"""The next request is looked for no longer than this after an answer, and only if it is likely to come by then. Waking
-up a core that was idle makes this longer on virtual machines: at 60 µs half of them were missed."""
+"""The next request is looked for no longer than this after an answer, and only if it is likely to come by then. At
+60 µs a lone client of an idle virtual machine gained nothing (p50 156 µs, 151 without); at 250 it has 99."""
 
 
 class Spin:
