@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from studio.serving.protocols.oip_infer import Call
 
 LONGEST = 2048
-"""Bytes of a head that is kept, and how many are."""
+"""Bytes of a head that is looked for; copying and hashing longer ones would cost more than it saves."""
 MOST = 256
+"""Heads of a target that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def known(text: bytes, binary: memoryview, target: Target) -> Call | None:
 
 def remember(text: bytes, document: dict[str, Any], call: Call, target: Target) -> None:
     """Keep the head of a request that was found right."""
-    if call.id or len(text) > LONGEST:
+    if call.id:
         return
     inputs = []
     for entry in document["inputs"]:

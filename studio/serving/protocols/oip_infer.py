@@ -74,13 +74,15 @@ def parse(body: Body, headers: dict[bytes, bytes], target: Target) -> Call:
     length = _header_length(text, len(body))
     if length == 0:
         return _raw_call(memoryview(body), target)
-    view = memoryview(body)
-    head = bytes(view[:length])
-    call = oip_heads.known(head, view[length:], target)
+    head, binary = memoryview(body)[:length], memoryview(body)[length:]
+    if length > oip_heads.LONGEST:
+        return _parse_document(numbers.load(head, load_json, _holds_data), binary, target)
+    key = bytes(head)
+    call = oip_heads.known(key, binary, target)
     if call is None:
-        document = numbers.load(head, load_json, _holds_data)
-        call = _parse_document(document, view[length:], target)
-        oip_heads.remember(head, document, call, target)
+        document = load_json(key)
+        call = _parse_document(document, binary, target)
+        oip_heads.remember(key, document, call, target)
     return call
 
 
