@@ -23,6 +23,8 @@ DATATYPES: dict[str, tuple[str, int]] = {
     "BYTES": ("object", 0),
 }
 
+FLOATS = ("FP16", "BF16", "FP32", "FP64")
+
 # ONNX Runtime's type string -> OIP datatype.
 ORT_TYPES: dict[str, str] = {
     "tensor(bool)": "BOOL",

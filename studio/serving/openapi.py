@@ -11,11 +11,10 @@ import numpy as np
 
 import studio
 from studio.core.routing import ModelRoutes, Target
-from studio.core.tensors import DATATYPES, TensorSpec
+from studio.core.tensors import DATATYPES, FLOATS, TensorSpec
 from studio.serving.service import Service
 
 Json = dict[str, Any]
-_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 _ERRORS = {
     "400": "The request is not what the model takes; the answer says what is wrong",
     "403": "The request comes from another site, or names another host",
@@ -201,7 +200,7 @@ def _scalar(datatype: str) -> Json:
         return {"type": "string"}
     if datatype == "BOOL":
         return {"type": "boolean"}
-    if datatype in _FLOATS:
+    if datatype in FLOATS:
         return {"type": "number", "minimum": -3e4, "maximum": 3e4}
     limits = np.iinfo(DATATYPES[datatype][0])
     return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
@@ -276,4 +275,4 @@ def _example(spec: TensorSpec, target: Target) -> Any:
         return np.full(shape, "text", dtype=object).tolist()
     if spec.datatype == "BOOL":
         return np.zeros(shape, bool).tolist()
-    return np.zeros(shape, float if spec.datatype in _FLOATS else int).tolist()
+    return np.zeros(shape, float if spec.datatype in FLOATS else int).tolist()

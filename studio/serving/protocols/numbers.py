@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from studio.core.tensors import FLOATS
 from studio.serving.http import Body
 from studio.serving.loaded import Array, dtype_of
 
@@ -33,7 +34,6 @@ EXACT = 2.0**53
 _HAS_PARSER = importlib.util.find_spec("simdjson") is not None
 Path = tuple[str, ...]
 """The keys that lead to a value; '' for each list on the way."""
-_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 _local = threading.local()
 
 
@@ -54,7 +54,7 @@ class Numbers:
     def as_array(self, datatype: str) -> Array | None:
         """The tensor; None where that takes a closer look at the numbers."""
         dtype = dtype_of(datatype)
-        if datatype in _FLOATS:
+        if datatype in FLOATS:
             try:
                 doubles = np.frombuffer(self._source.as_buffer(of_type="d"))
             except (TypeError, ValueError):  # null, text, true and false are among them

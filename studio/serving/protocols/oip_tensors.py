@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from studio.core.errors import InvalidInput
-from studio.core.tensors import DATATYPES
+from studio.core.tensors import DATATYPES, FLOATS
 from studio.serving.loaded import Array, dtype_of
 from studio.serving.protocols.numbers import Numbers
 
@@ -26,7 +26,6 @@ MAX_RANK = 64
 
 FEW = 256
 """Numbers up to which looking at each one's type is cheaper than a look at their values first."""
-_FLOATS = frozenset(("FP16", "BF16", "FP32", "FP64"))
 _DOUBLE = np.dtype(np.float64)
 _LENGTH = struct.Struct("<I")
 
@@ -135,12 +134,12 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
         raise InvalidInput(
             f"Unable to parse 'data' of input '{name}': {_complaint(found, datatype)}",
             "JSON carries no NaN: send binary tensors where NaN is meant."
-            if datatype in _FLOATS and kind == "O"
+            if datatype in FLOATS and kind == "O"
             else "",
         )
     if found.dtype == dtype:
         return found
-    if datatype in _FLOATS:
+    if datatype in FLOATS:
         array = found.astype(dtype)
         # NaN and infinities that were sent as such stay; only what the datatype can not hold is refused.
         fits = bool((np.isfinite(array) | ~np.isfinite(found)).all())

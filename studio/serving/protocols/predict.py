@@ -20,7 +20,7 @@ import orjson
 
 from studio.core.errors import InvalidInput, Refused, StudioError
 from studio.core.routing import Target
-from studio.core.tensors import TensorSpec
+from studio.core.tensors import FLOATS, TensorSpec
 from studio.serving import openapi
 from studio.serving.http import OFF_LOOP_FROM, Request, Response, json_response, unpacked
 from studio.serving.images import decoded, is_image
@@ -37,7 +37,6 @@ from studio.serving.texts import tokenise
 PREFIX = "predict"
 NAME = "predict"
 MAX_PARTS = 64
-_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
 @dataclass
@@ -263,7 +262,7 @@ def _from_base64(text: Any, spec: TensorSpec) -> bytes:
 
 def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Array, bool]:
     """The tensor, and whether its batch was left out."""
-    if spec.datatype in _FLOATS:
+    if spec.datatype in FLOATS:
         value = _with_nan(value)
     scalar = not isinstance(value, list)
     array = nested([value] if scalar else value, spec.datatype, spec.name)
@@ -380,7 +379,7 @@ def labelled(target: Target, arrays: list[Array]) -> list[dict[str, Any]] | None
     """For each row its label and scores, where the settings name the classes and an output has one score for each."""
     labels = target.class_labels
     for spec, array in zip(target.signature.outputs, map(widened, arrays), strict=True):
-        if labels and spec.datatype in _FLOATS and array.ndim == 2 and array.shape[1] == len(labels):
+        if labels and spec.datatype in FLOATS and array.ndim == 2 and array.shape[1] == len(labels):
             sure = bool((array >= 0).all()) and bool(np.allclose(array.sum(axis=1), 1, atol=1e-3))
             word = "probabilities" if sure else "scores"
             best = array.argmax(axis=1)

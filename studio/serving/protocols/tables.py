@@ -8,12 +8,11 @@ from typing import Any
 
 from studio.core.errors import InvalidInput
 from studio.core.routing import Target
-from studio.core.tensors import TensorSpec
+from studio.core.tensors import FLOATS, TensorSpec
 from studio.serving.protocols.oip_infer import MAX_BATCH
 
 MAX_CELL = 2**31 - 1
 """Characters of a cell: a body is not that long. The reader's own limit would refuse long texts."""
-_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
 def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, list[Any]], int]:
@@ -93,7 +92,7 @@ def _value(cell: str, spec: TensorSpec) -> Any:
         # Python takes 1_5 for 15, and the digits of any script.
         if "_" in cell or not cell.isascii():
             raise ValueError
-        if spec.datatype not in _FLOATS:
+        if spec.datatype not in FLOATS:
             return int(cell)
         number = float(cell or "nan")
     except (KeyError, ValueError):
