@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from studio.core.recording import part_of
 from studio.core.rows import RowLayout, row_layout
 from studio.core.tensors import Signature
 from studio.verify.evidence import FEWEST_ROWS
-from studio.verify.inputs import content_of, load_samples, pick_rows, row_count, take_rows
+from studio.verify.inputs import load_samples, pick_rows, row_count, row_digests
 from studio.verify.session import Array, Feed
 
 MOST_ROWS = 5000
@@ -73,15 +72,11 @@ def _feeds(folder: Path, signature: Signature) -> Iterator[Feed]:
 
 def _unseen(layout: RowLayout, feed: Feed, seen: set[bytes]) -> Feed | None:
     """The rows that are in no other file: several processes of a server record without knowing of each other."""
-    names = sorted(layout.names)
     kept: list[Array] = []
-    for start in range(0, row_count(layout, feed) - layout.rows + 1, layout.rows):
-        one = take_rows(layout, feed, start, layout.rows)
-        content = b"".join(content_of(one[name]) for name in names)
-        digest = hashlib.blake2b(content, digest_size=16).digest()
+    for number, digest in enumerate(row_digests(layout, feed, layout.rows)):
         if digest not in seen:
             seen.add(digest)
-            kept.append(np.arange(start, start + layout.rows))
+            kept.append(np.arange(number * layout.rows, (number + 1) * layout.rows))
     return pick_rows(layout, feed, np.concatenate(kept)) if kept else None
 
 

@@ -54,20 +54,20 @@ def pick_rows(layout: RowLayout, inputs: Feed, rows: Array) -> Feed:
 
 def rows_among(layout: RowLayout, inputs: Feed, feeds: Sequence[Feed]) -> int:
     """How many rows of the inputs there are among the rows of other feeds, each counted once."""
-    there = {row for feed in feeds for row in _row_contents(layout, feed)}
-    return sum(row in there for row in _row_contents(layout, inputs))
+    there = {row for feed in feeds for row in row_digests(layout, feed)}
+    return sum(row in there for row in row_digests(layout, inputs))
 
 
-def _row_contents(layout: RowLayout, inputs: Feed) -> Iterator[bytes]:
+def row_digests(layout: RowLayout, inputs: Feed, rows: int = 1) -> Iterator[bytes]:
+    """What tells rows, or runs of so many whole ones, from others of the same types and shapes."""
     names = sorted(layout.names)
-    for row in range(row_count(layout, inputs)):
-        one = take_rows(layout, inputs, row, 1)
-        content = b"".join(content_of(one[name]) for name in names)
+    for start in range(0, row_count(layout, inputs) - rows + 1, rows):
+        one = take_rows(layout, inputs, start, rows)
+        content = b"".join(_content_of(one[name]) for name in names)
         yield hashlib.blake2b(content, digest_size=16).digest()
 
 
-def content_of(array: Array) -> bytes:
-    """The values as bytes: equal for equal arrays of one type and shape."""
+def _content_of(array: Array) -> bytes:
     return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
