@@ -41,20 +41,17 @@ def check_alias(name: str) -> str:
     return _check(name, _ALIAS, "alias", "lower-case letters, digits, '.', '_' and '-', starting with a letter")
 
 
+_NO_VARIANTS = {
+    AUTO: "It stands for the variant that was chosen by its figures.",
+    LATEST: "It stands for the newest version of a model.",
+}
+
+
 def check_variant_name(name: str) -> str:
     """The variant name itself. Raises InvalidInput for malformed names and for the reserved `auto` and `latest`."""
-    if name == AUTO:
-        raise InvalidInput(
-            f"No variant can be called '{AUTO}'.",
-            "It stands for the variant that was chosen by its figures.",
-            "Give the recipe another name.",
-        )
-    if name == LATEST:
-        raise InvalidInput(
-            f"No variant can be called '{LATEST}'.",
-            "It stands for the newest version of a model.",
-            "Give the recipe another name.",
-        )
+    meaning = _NO_VARIANTS.get(name)
+    if meaning:
+        raise InvalidInput(f"No variant can be called '{name}'.", meaning, "Give the recipe another name.")
     return _check(name, _VARIANT, "variant name", "lower-case letters, digits, '.' and '-', starting with a letter")
 
 

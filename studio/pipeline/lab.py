@@ -156,15 +156,9 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
     def measuring(share: float, detail: str) -> None:
         report("measured", share, detail)
 
+    how = (samples.inputs, variant.batchable, variant.threads, measuring, variant.measure_seconds)
     if made is None or made.graph is None or made.fidelity is None:
-        alone = measure_reference(
-            variant.reference,
-            samples.inputs,
-            variant.batchable,
-            variant.threads,
-            measuring,
-            variant.measure_seconds,
-        )
+        alone = measure_reference(variant.reference, *how)
         # Against itself: what is learnt is its accuracy on the labelled samples.
         itself = _fidelity(variant, variant.reference, samples)
         return VariantResult(
@@ -174,15 +168,7 @@ def run_measure(task: MeasureTask, report: Progress) -> VariantResult:
             machine=this_machine(),
             tools=tool_versions(),
         )
-    measurement = measure(
-        made.graph_path,
-        variant.reference,
-        samples.inputs,
-        variant.batchable,
-        variant.threads,
-        measuring,
-        variant.measure_seconds,
-    )
+    measurement = measure(made.graph_path, variant.reference, *how)
     verdict = judge(
         variant.plan.name,
         made.fidelity,
