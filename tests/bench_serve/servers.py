@@ -25,6 +25,8 @@ from tests.serving import graphs, harness
 
 START_SECONDS = 120.0
 WARM_REQUESTS = 10
+OURS = {"PYTHONPATH": str(Path(__file__).parents[2])}
+"""What a process that runs this package finds in its environment."""
 
 
 @dataclass
@@ -139,7 +141,7 @@ def processes(model: Model, folder: Path) -> Iterator[Running]:
     request, (port,) = contenders.v2_json(model), contenders.free_ports(1)
     command = [sys.executable, "-m", "tests.bench_serve.a_process_a_core", str(port), model.name, str(folder)]
     began = time.perf_counter()
-    tree = trees.start(command, {"PYTHONPATH": str(Path(__file__).parents[2])}, folder)
+    tree = trees.start(command, OURS, folder)
     try:
         check(contenders.v2_json_answer(first_answer(tree, port, request), model), model, PROCESSES)
         yield _over_http(PROCESSES, tree, port, request, folder, time.perf_counter() - began, pausable=True)
@@ -192,7 +194,7 @@ def bare(model: Model, folder: Path) -> Iterator[Running]:
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
     )
     command = [sys.executable, "-m", "tests.bench_serve.bare_http", str(port), str(answer), str(len(request.body))]
-    tree = trees.start(command, {"PYTHONPATH": str(Path(__file__).parents[2])}, folder)
+    tree = trees.start(command, OURS, folder)
     try:
         check(contenders.v2_json_answer(first_answer(tree, port, request), model), model, BARE)
         yield _over_http(BARE, tree, port, request, folder, float("nan"), pausable=True)

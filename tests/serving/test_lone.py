@@ -51,6 +51,12 @@ class Bench:
         self.executor.submit(model, self.row, None, answer.set_result, client=client)
         return answer
 
+    async def in_turn(self, model: Any, *clients: object, times: int = 1) -> None:
+        """A request of each, so many times, and each after the answer to the last."""
+        for _ in range(times):
+            for client in clients:
+                await self.submitted(model, client)
+
 
 @pytest.fixture
 def as_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +72,7 @@ def in_loop(model: Any) -> list[bool]:
 async def test_after_a_while_its_runs_are_in_the_loop(tmp_path: Path) -> None:
     bench, client = Bench(tmp_path), object()
     model = bench.model()
-    for _ in range(2 * LONE_AFTER):
-        await bench.submitted(model, client)
+    await bench.in_turn(model, client, times=2 * LONE_AFTER)
     assert in_loop(model) == [False] * LONE_AFTER + [True] * LONE_AFTER
     bench.executor.close()
 
@@ -77,8 +82,7 @@ async def test_after_a_while_its_runs_are_in_the_loop(tmp_path: Path) -> None:
 async def test_others_are_not_alone(tmp_path: Path, clients: list[object]) -> None:
     bench = Bench(tmp_path)
     model = bench.model()
-    for number in range(4 * LONE_AFTER):
-        await bench.submitted(model, clients[number % len(clients)])
+    await bench.in_turn(model, *clients, times=4 * LONE_AFTER // len(clients))
     assert not any(in_loop(model))
     bench.executor.close()
 
@@ -97,10 +101,8 @@ async def test_a_client_that_does_not_wait_for_its_answers_is_not_alone(tmp_path
 async def test_who_comes_second_ends_it(tmp_path: Path) -> None:
     bench, client = Bench(tmp_path), object()
     model = bench.model()
-    for _ in range(2 * LONE_AFTER):
-        await bench.submitted(model, client)
-    await bench.submitted(model, object())
-    await bench.submitted(model, client)
+    await bench.in_turn(model, client, times=2 * LONE_AFTER)
+    await bench.in_turn(model, object(), client)
     assert in_loop(model)[-3:] == [True, False, False]
     bench.executor.close()
 
@@ -109,8 +111,7 @@ async def test_who_comes_second_ends_it(tmp_path: Path) -> None:
 async def test_slow_models_stay_on_threads(tmp_path: Path) -> None:
     bench, client = Bench(tmp_path), object()
     model = bench.model(LONE_NS * 5)
-    for _ in range(2 * LONE_AFTER):
-        await bench.submitted(model, client)
+    await bench.in_turn(model, client, times=2 * LONE_AFTER)
     assert not any(in_loop(model))
     bench.executor.close()
 
