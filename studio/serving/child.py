@@ -3,10 +3,10 @@
 
 It inherits a listening socket and one end of a Unix socket pair (`studio.serving.control`), and exits with 0 after
 draining: on SIGTERM, when it is told to, and when its owner is gone. SIGINT is ignored, since a terminal sends it to
-the whole process group and the owner decides. Connections wait in the backlog until the first routing table is in
-force, so a server that takes another's place refuses nothing. In the cache folder are serving artefacts
-(`studio.serving.artefact`); without one, none are made. Several processes may serve one socket; the balance is memory
-that they share (`studio.serving.balance`), the place the number of this one.
+the whole process group and the owner decides. Connections wait in the backlog until the first routing table comes, so
+a server that takes another's place refuses nothing; from then on each model answers as soon as it is loaded. In the
+cache folder are serving artefacts (`studio.serving.artefact`); without one, none are made. Several processes may serve
+one socket; the balance is memory that they share (`studio.serving.balance`), the place the number of this one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import importlib
 import logging
 import os
 import resource
@@ -82,7 +83,7 @@ async def serve(
 
     def elsewhere(told: Elsewhere) -> None:
         if service is not None:
-            service.router.elsewhere = frozenset(told.names)
+            service.router.loaded_elsewhere(told.names)
 
     async def work(order: Order) -> Reply:
         if service is None:
@@ -109,8 +110,11 @@ async def serve(
         direct = Direct(service, DIRECT, check_door)
         listener = Listener(make_app(service), listening, direct, _balance(service, shared))
         channel.send("ready")
-        grpc_server = await _start_grpc(service, channel)
-        applying = asyncio.create_task(_apply(channel, service, listener, tables))
+        opened = asyncio.Event()
+        opening = asyncio.create_task(opened.wait())
+        applying = asyncio.create_task(_apply(channel, service, listener, tables, opened))
+        await asyncio.wait((stopping, applying, opening), return_when=asyncio.FIRST_COMPLETED)
+        grpc_server = await _start_grpc(service, channel) if opened.is_set() else None
         await asyncio.wait((stopping, applying), return_when=asyncio.FIRST_COMPLETED)
         service.ready = False
         if applying.done():
@@ -147,9 +151,9 @@ async def _start_grpc(service: Service, channel: Channel) -> GrpcServer | None:
     ports = [port for port in (service.settings.grpc_port, service.settings.tfs_grpc_port) if port]
     if not ports:
         return None
-    from studio.serving.grpc.server import GrpcServer
-
-    server = GrpcServer(service, service.settings.host, ports)
+    # On a thread, because it takes a while, and HTTP requests may be waiting.
+    module = await asyncio.to_thread(importlib.import_module, "studio.serving.grpc.server")
+    server: GrpcServer = module.GrpcServer(service, service.settings.host, ports)
     found = await server.start()
     for port, problem in found.items():
         error = f"gRPC can not be served on port {port}: {problem}." if problem else ""
@@ -236,17 +240,22 @@ async def _read(
         stop.set()
 
 
-async def _apply(channel: Channel, service: Service, listener: Listener, tables: asyncio.Queue[RoutingTable]) -> None:
-    """Put tables in force in the order they come; start accepting connections after the first."""
+async def _apply(
+    channel: Channel, service: Service, listener: Listener, tables: asyncio.Queue[RoutingTable], opened: asyncio.Event
+) -> None:
+    """Put tables in force in the order they come; accept connections from the first on."""
     while True:
         table = await tables.get()
+        if not opened.is_set():
+            service.router.begin(table)
+            await listener.start()
+            opened.set()
         errors = await service.router.apply(table)
         service.statistics.keep_only({target.name for target in service.router.targets()})
         if not service.ready:
             # Most of what lives now is modules, for as long as the process does. A full collection that looks through
             # them takes 9 ms, in which nothing is answered.
             gc.freeze()
-            await listener.start()
             service.ready = True
         channel.send("routes_applied", generation=table.generation, errors=errors)
 

@@ -28,6 +28,8 @@ IDLE_LOOKS = 10
 """How often in the time after which an idle model is unloaded it is looked for such."""
 RETRY_SECONDS = 10.0
 """A target that failed to load on use is not tried again for so long."""
+AHEAD = 2
+"""How many of a table's models are loaded at a time. One thread more is for those that a request waits for."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
@@ -65,12 +67,13 @@ class Router:
         self._idle_timer: asyncio.TimerHandle | None = None
         self.on_change: Callable[[], None] = lambda: None
         self.elsewhere: frozenset[str] = frozenset()
-        """What other processes of the server have loaded, by full reference."""
         self._models: dict[Identity, LoadedModel] = {}
         self._loading: dict[Identity, asyncio.Task[LoadedModel]] = {}
         self._failures: dict[Identity, Failure] = {}
         self._applying = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
+        self._ahead = asyncio.Semaphore(AHEAD)
+        self._dropped: set[str] = set()
+        self._threads = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="load")
 
     def known(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Routed | None:
         """What answers a path that was seen before (`meet`)."""
@@ -171,6 +174,16 @@ class Router:
             model.last_used = time.monotonic()
         return model
 
+    def loaded_elsewhere(self, names: Iterable[str]) -> None:
+        """What other processes of the server have loaded now, by full reference."""
+        told = frozenset(names)
+        self._dropped -= {name.partition(":")[0] for name in told - self.elsewhere}
+        self.elsewhere = told
+
+    def is_dropped(self, target: Target) -> bool:
+        """Whether its model was unloaded by request, and nobody has asked for it since."""
+        return target.model in self._dropped and not self.is_loaded(target)
+
     def failure(self, target: Target) -> Problem | None:
         """Why the target could not be loaded when it was last tried."""
         failure = self._failures.get(identity(target))
@@ -190,6 +203,11 @@ class Router:
         # Shielded: the load is everyone's, the one who asked first may go away.
         return await asyncio.shield(self._start(target))
 
+    def begin(self, table: RoutingTable) -> None:
+        """Put the first table in force before anything of it is loaded; `apply` follows. What answers first are the
+        models that are asked for, however many others the table pins."""
+        self.table = table
+
     async def apply(self, table: RoutingTable) -> dict[str, str]:
         """Put a table in force: load what it pins or wants warm, swap, then release what it no longer names.
 
@@ -199,7 +217,7 @@ class Router:
         async with self._applying:
             wanted = [target for name in (*table.pinned, *table.warm) if (target := _find(table, name))]
             missing = [target for target in wanted if identity(target) not in self._models]
-            results = await asyncio.gather(*(self._start(target) for target in missing), return_exceptions=True)
+            results = await asyncio.gather(*(self._load_ahead(target) for target in missing), return_exceptions=True)
             failed: dict[Identity, str] = {}
             for target, result in zip(missing, results, strict=True):
                 if isinstance(result, BaseException):
@@ -215,6 +233,7 @@ class Router:
         """Drop all loaded versions of a model. Runs that are under way hold theirs until they are done."""
         for key in [key for key in self._models if key[0].partition(":")[0] == name]:
             del self._models[key]
+        self._dropped.add(name)
         self.on_change()
 
     def close(self) -> None:
@@ -222,6 +241,10 @@ class Router:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _load_ahead(self, target: Target) -> LoadedModel:
+        async with self._ahead:
+            return await self._start(target)
 
     def _start(self, target: Target) -> asyncio.Task[LoadedModel]:
         key = identity(target)
@@ -246,6 +269,7 @@ class Router:
         finally:
             del self._loading[key]
         self._failures.pop(key, None)
+        self._dropped.discard(target.model)
         applying = self._applying.locked()
         # The table may have changed meanwhile: those who wait still get their answer, but nothing is kept.
         if applying or any(identity(other) == key for other in self.targets()):
@@ -263,6 +287,7 @@ class Router:
             del self._models[key]
         for key in self._failures.keys() - named:
             del self._failures[key]
+        self._dropped &= self.table.models.keys()
         self._evict()
 
     def _spare(self) -> list[Identity]:

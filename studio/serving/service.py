@@ -29,7 +29,7 @@ CLIENT_CLOSED = 499
 
 @dataclass(slots=True)
 class Service:
-    """`ready` tells whether the first routing table is in force and the server is not draining.
+    """`ready` tells whether all that the first routing table pins was loaded, and the server is not draining.
 
     `touch` is called whenever there is something new to report to the owner of the server. `recorder` is there while
     requests are being recorded.
@@ -46,6 +46,16 @@ class Service:
     peers: Peers | None = None
     recorder: Recorder | None = None
     shadows: Shadows | None = None
+
+
+def unready(service: Service, target: Target) -> str:
+    """Why a client should not send requests for the target now; '' where it may."""
+    failure = service.router.failure(target)
+    if failure:
+        return failure.sentence()
+    if service.router.is_dropped(target):
+        return "It was unloaded; the next request loads it again."
+    return "" if service.ready else "The server is starting or shutting down."
 
 
 class Exchange:

@@ -137,6 +137,9 @@ async def test_what_one_loads_or_drops_all_do(pair: Pair, tmp_path: Path) -> Non
         rows = [json.loads(ask(c, "POST", "/v2/repository/index")[1])[0] for c in (one, other)]
         return [row["state"] for row in rows]
 
+    def ready() -> list[int]:
+        return [ask(connection, "GET", "/v2/models/m/ready")[0] for connection in (one, other)]
+
     def loaded_by() -> list[int]:
         return [len(process.loaded) for process in pair.supervisor._processes]
 
@@ -147,11 +150,13 @@ async def test_what_one_loads_or_drops_all_do(pair: Pair, tmp_path: Path) -> Non
     assert (await asyncio.to_thread(ask, other, "POST", "/v2/repository/models/m/unload"))[0] == 200
     await pair.until(lambda: loaded_by() == [0, 0], "the unload in both")
     assert await asyncio.to_thread(states) == ["UNAVAILABLE"] * 2
+    assert await asyncio.to_thread(ready) == [503, 503]
     # Loaded by a request in one of them, it is shown by both.
     assert await asyncio.to_thread(infer, one) == 3.0
     await pair.until(lambda: sorted(loaded_by()) == [0, 1], "the load in one")
     await asyncio.sleep(0.05)
     assert await asyncio.to_thread(states) == ["READY"] * 2
+    assert await asyncio.to_thread(ready) == [200, 200]
 
 
 async def test_what_was_asked_until_now_is_recorded_when_it_is_waited_for(pair: Pair, tmp_path: Path) -> None:

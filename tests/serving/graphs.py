@@ -162,8 +162,8 @@ def sentences(folder: Path, how: Preprocessing | None = None, **names: object) -
     return target(path, [ids, mask], [hidden], batchable=True, preprocessing={"input_ids": how}, assets=assets, **names)  # type: ignore[arg-type]
 
 
-def slow(folder: Path, **names: object) -> Target:
-    """Runs long: a loop of 40·n products of 64 × 64, some 0.1 ms for each n. Input n INT64 [1]."""
+def slow(folder: Path, least: int = 0, **names: object) -> Target:
+    """Runs long: a loop of 40·(n + `least`) products of 64 × 64, some 0.1 ms for each n. Input n INT64 [1]."""
     n, y = TensorSpec("n", "INT64", (1,)), TensorSpec("y", "FP32", (64, 64))
     body = helper.make_graph(
         [
@@ -184,12 +184,14 @@ def slow(folder: Path, **names: object) -> Target:
     weights = [
         numpy_helper.from_array(np.eye(64, dtype=np.float32), "w"),
         numpy_helper.from_array(np.array(40, np.int64), "rounds"),
+        numpy_helper.from_array(np.array(least, np.int64), "least"),
         numpy_helper.from_array(np.array(True), "yes"),
         numpy_helper.from_array(np.array([], np.int64), "scalar"),
     ]
     nodes = [
         helper.make_node("Reshape", ["n", "scalar"], ["n0"]),
-        helper.make_node("Mul", ["n0", "rounds"], ["trips"]),
+        helper.make_node("Add", ["n0", "least"], ["n1"]),
+        helper.make_node("Mul", ["n1", "rounds"], ["trips"]),
         helper.make_node("Loop", ["trips", "yes", "w"], ["y"], body=body),
     ]
     path = save(folder / "slow.onnx", nodes, [n], [y], weights)

@@ -218,6 +218,22 @@ def test_nobody_is_answered_before_the_first_routes(tmp_path: Path) -> None:
         assert server.close() == 0
 
 
+def test_each_model_answers_as_soon_as_it_is_loaded(tmp_path: Path) -> None:
+    """Loading a model runs it, and this one runs long."""
+    table = graphs.table(graphs.slow(tmp_path, least=LONG, model="slow"), graphs.scaled(tmp_path, 4.0, model="m"))
+    with listen() as listening:
+        server = spawn(listening, tmp_path / "server.log")
+        server.send("routes", table=table)
+        assert value_of(server) == 4.0
+        assert server.json("GET", "/v2/health/ready")[0] == 503
+        assert server.json("GET", "/v2/models/m/ready")[0] == 503
+        assert not server.said("routes_applied")
+        server.wait_for(lambda: server.said("routes_applied"))
+        assert server.json("GET", "/v2/health/ready")[0] == 200
+        assert server.json("GET", "/v2/models/m/ready")[0] == 200
+        assert server.close() == 0
+
+
 def test_a_full_queue_says_when_to_come_back(one_worker: Child) -> None:
     busy = [start_slow(one_worker), start_slow(one_worker, 1)]
     status, headers, body = one_worker.request("POST", "/v2/models/m/infer", json.dumps(FOUR).encode())

@@ -100,10 +100,16 @@ def test_models_are_loaded_and_unloaded_on_request(tmp_path: Path) -> None:
         assert (
             server.json("POST", "/v2/repository/models/m/unload", {"parameters": {"unload_dependents": True}})[0] == 200
         )
+        assert server.json("GET", "/v2/models/other/ready")[0] == 200
         assert server.json("POST", "/v2/repository/models/other/unload", {})[0] == 200
         assert loaded(server) == set()
+        status, error = server.json("GET", "/v2/models/other/ready")
+        assert (status, "It was unloaded" in error["error"]) == (503, True)
+        assert server.json("GET", "/v1/models/other")[1]["ready"] is False
         assert server.request("POST", "/v2/models/other/infer", ROW)[0] == 200
         assert loaded(server) == {"other:1"}
+        assert server.json("GET", "/v2/models/other/ready")[0] == 200
+        assert server.json("GET", "/v1/models/other")[1]["ready"] is True
         status, error = server.json("POST", "/v2/repository/models/bad/load", {})
         assert (status, "failed to load 'bad'" in error["error"]) == (503, True)
         assert server.json("POST", "/v2/repository/models/none/load", {})[0] == 404

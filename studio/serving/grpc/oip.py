@@ -34,7 +34,7 @@ from studio.serving.protocols.oip_infer import (
     results,
     wanted_outputs,
 )
-from studio.serving.service import Service, count_failure
+from studio.serving.service import Service, count_failure, unready
 
 SERVICE = "inference.GRPCInferenceService"
 NAME = "v2 grpc"
@@ -212,7 +212,7 @@ async def _server_ready(service: Service, _request: Any, _caller: Caller) -> Any
 
 async def _model_ready(service: Service, request: Any, _caller: Caller) -> Any:
     target = service.router.resolve(request.name, request.version)
-    return inference()["ModelReadyResponse"](ready=service.ready and service.router.failure(target) is None)
+    return inference()["ModelReadyResponse"](ready=not unready(service, target))
 
 
 async def _server_metadata(_service: Service, _request: Any, _caller: Caller) -> Any:

@@ -23,7 +23,7 @@ from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
 from studio.serving.protocols.json_text import load_json
 from studio.serving.router import sticky_key
-from studio.serving.service import Exchange, Service, answered, count_failure
+from studio.serving.service import Exchange, Service, answered, count_failure, unready
 
 PREFIX = "v2"
 NAME = "v2"
@@ -113,9 +113,8 @@ async def _about(service: Service, request: Request, model: str, version: str, a
         return json_response(documents.config(target))
     if action == "stats":
         return json_response(await statistics_of(service, model, version))
-    failure = router.failure(target)
-    if failure or not service.ready:
-        raise Unavailable("Model version not ready", failure.sentence() if failure else "The server is shutting down.")
+    if reason := unready(service, target):
+        raise Unavailable("Model version not ready", reason)
     return json_response({"name": target.model, "ready": True})
 
 

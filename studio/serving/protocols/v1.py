@@ -10,7 +10,7 @@ from studio.core.errors import StudioError
 from studio.serving.http import Request, Response, json_response
 from studio.serving.problems import MethodNotAllowed, UnknownPath
 from studio.serving.protocols import openai, tfs
-from studio.serving.service import Service
+from studio.serving.service import Service, unready
 
 PREFIX = "v1"
 
@@ -36,9 +36,9 @@ async def _answer(service: Service, request: Request) -> Response:
             if ":" in parts[-1] and (request.method == "POST" or tfs.is_verb(parts[-1])):
                 return await tfs.infer(service, request, parts)
             _only_get(request)
-            routes, _, document = tfs.about(service, request, parts)
+            routes, target, document = tfs.about(service, request, parts)
             if len(parts) == 1:
-                document |= {"name": routes.model, "ready": service.ready} | openai.card(routes.model)
+                document |= {"name": routes.model, "ready": not unready(service, target)} | openai.card(routes.model)
             return json_response(document)
         case parts if openai.generates(parts):
             return openai.failure(openai.no_generation())
