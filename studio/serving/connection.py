@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 import orjson
-from httptools import HttpParserInvalidMethodError
+from httptools import HttpParserInvalidMethodError, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from studio.serving.body import BodyReader
 from studio.serving.direct import Direct, DirectCall, head
 from studio.serving.http import BODY_BYTES_A_SECOND, BODY_SECONDS, Connection, Response, echoed, packed
 
@@ -155,7 +156,10 @@ class ServingProtocol(HttpToolsProtocol):
                     self._disarm()
                 self.idle_since = 0.0
                 self.cycle = known  # type: ignore[assignment]
-                known.begin(functools.partial(self._respond, known))
+                if known.missing:
+                    self._receive(known)
+                else:
+                    known.begin(functools.partial(self._respond, known))
                 return
         self.messages = 0
         if self.reading_head or before is None or not before.more_body:
@@ -171,8 +175,10 @@ class ServingProtocol(HttpToolsProtocol):
         if not self.reading_head:
             self.head_received = 0
             cycle: Cycle = self.cycle
-            if isinstance(cycle, DirectCall) and cycle.more_body and self.timer is None:
-                self._arm(BODY_SECONDS + cycle.size / BODY_BYTES_A_SECOND)
+            if isinstance(cycle, DirectCall) and cycle.more_body and not self.deaf:
+                # It knows no more of the body than its length: a new one takes over behind it.
+                self.parser = self._new_parser()
+                self._receive(cycle)
             return
         # A header is counted when it is whole; one that never ends would be kept growing by the parser.
         self.head_received += len(data)
@@ -180,6 +186,23 @@ class ServingProtocol(HttpToolsProtocol):
             self._close_with(self._refuse(431, f"The head of the request is longer than {MAX_HEAD_BYTES} bytes."))
         elif self.timer is None:
             self._arm(HEAD_SECONDS)
+
+    def _receive(self, call: DirectCall) -> None:
+        """Take the rest of the body past the parser."""
+        self._arm(BODY_SECONDS + call.size / BODY_BYTES_A_SECOND)
+        self.transport.set_protocol(BodyReader(self, call))
+
+    def body_received(self, call: DirectCall) -> None:
+        """The body that was received past the parser is complete."""
+        self.transport.set_protocol(self)
+        if not self.deaf:
+            self._disarm()
+            call.begin(functools.partial(self._respond, call))
+
+    def _new_parser(self) -> HttpRequestParser:
+        parser = HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MOST_HEAD = 2048
 """Bytes of a head that is remembered, and how many are."""
 MOST_KNOWN = 1024
+FIRST_BYTES = 1 << 20
+"""Room that is made for a body when its first part comes; then as much again as there is."""
 _NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade")
 
 
@@ -76,26 +78,26 @@ class Direct:
         return DirectCall(self, found, headers, size, peer)
 
     def known(self, data: bytes, peer: Connection) -> DirectCall | None:
-        """The request that `data` is, one and whole, if its head is to the letter one that was met before.
+        """The one request that begins with `data`, if its head is to the letter one that was met before.
 
         Clients send the same head with every request on a connection, so most heads need no parsing.
         """
         end = data.find(b"\r\n\r\n", 0, MOST_HEAD) + 4
         known = self._heads.get(data[:end]) if end > 3 else None
-        if known is None or len(data) - end != known.size:
+        if known is None or len(data) - end > known.size:
             return None
         found = known.find(self._service, known.path, known.pairs)
         if found is None:
             return None
         call = DirectCall(self, found, known.headers, known.size, peer)
         call.echo = ()
-        call.whole(data[end:])
+        call.feed(data[end:])
         return call
 
     def remember(self, data: bytes, path: bytes, pairs: Pairs, call: DirectCall) -> None:
-        """Keep the head of `data`, which is one request as it was parsed into the rest, for the next like it."""
+        """Keep the head that `data` begins with, as it was parsed into the rest, for the next like it."""
         end = data.find(b"\r\n\r\n", 0, MOST_HEAD) + 4
-        if end < 4 or len(data) - end != call.size or data.count(b"\r\n", 0, end) != len(pairs) + 2:
+        if end < 4 or len(data) - end > call.size or data.count(b"\r\n", 0, end) != len(pairs) + 2:
             return
         if not call.keep_alive or any(name in call.headers for name in ECHOED):  # those differ each time
             return
@@ -174,19 +176,33 @@ class DirectCall:
         self.echo: tuple[tuple[bytes, bytes], ...] | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take a part of the body. One that comes whole is kept as it came; parts are put in place, never joined."""
-        if self._at == 0 and len(data) == self.size:
+        """Take a part of the body. One that comes whole is kept as it came."""
+        if len(data) == self.size:
             self._body = data
-        else:
-            if self._at == 0:
-                self._body = bytearray(self.size)
-            self._body[self._at : self._at + len(data)] = data  # type: ignore[index]
+        elif data:
+            self.rest(len(data))[: len(data)] = data
         self._at += len(data)
 
-    def whole(self, body: bytes) -> None:
-        """Take the whole body."""
-        self._body = body
-        self._at = self.size
+    @property
+    def missing(self) -> int:
+        """Bytes of the body that have not come."""
+        return self.size - self._at
+
+    def rest(self, wanted: int = 1) -> memoryview:
+        """Room for the next of those, `wanted` or more. Memory is taken as the body comes, not at a client's word."""
+        have, need = len(self._body), self._at + wanted
+        if need > have:
+            size = min(self.size, max(need, 2 * have, FIRST_BYTES))
+            if have:
+                self._body += bytes(size - have)
+            else:
+                self._body = bytearray(size)
+        return memoryview(self._body)[self._at :]
+
+    def received(self, size: int) -> bool:
+        """`size` bytes of `rest` are there. Whether the body is complete."""
+        self._at += size
+        return self._at == self.size
 
     def begin(self, respond: Callable[[Response], None]) -> None:
         """The body is complete: run it."""

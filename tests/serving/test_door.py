@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
 from studio.serving import app, connection, http
 from studio.serving.app import host_allowed, origin_allowed
@@ -345,90 +344,3 @@ async def test_the_unforeseen_is_an_id_for_the_client_and_a_traceback_for_the_lo
     request_id = words.partition("request ")[2][:12]
     assert request_id in caplog.text
     assert "secret /path" in caplog.text
-
-
-HEAD = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-
-
-def _four(value: float) -> bytes:
-    data = [value] * 4
-    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": data}]}).encode()
-    return body.ljust(120)  # as long as any other, so that the heads are equal
-
-
-def _answer(sock: socket.socket) -> tuple[int, Any]:
-    answer = receive_all(sock)
-    return int(answer[9:12]), json.loads(answer.partition(b"\r\n\r\n")[2])
-
-
-def _values(sock: socket.socket) -> list[float]:
-    status, answer = _answer(sock)
-    assert status == 200, answer
-    values: list[float] = answer["outputs"][0]["data"]
-    return values
-
-
-def _order(sock: socket.socket, first: bytes, second: bytes) -> bool:
-    """Whether two answers come in this order."""
-    answers = b""
-    while answers.count(b"]}]}") < 2:
-        answers += sock.recv(65536)
-    return 0 < answers.index(first) < answers.index(second)
-
-
-def test_a_head_that_was_met_before_is_read_again_with_another_body(tmp_path: Path) -> None:
-    head = HEAD % 120
-    one, two = (graphs.scaled(tmp_path, float(n), model="m", version=n) for n in (1, 2))
-    with running(tmp_path, graphs.table(one)) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
-            for value in (3.0, 4.0, 5.0):
-                sock.sendall(head + _four(value))
-                assert _values(sock) == [value] * 4
-            # In pieces, wherever they are cut.
-            whole = head + _four(6.0)
-            for cut in (1, len(head) - 2, len(head), len(head) + 7, len(whole) - 1):
-                sock.sendall(whole[:cut])
-                assert server.json("GET", "/v2/health/live")[0] == 200  # the first piece is read by now
-                sock.sendall(whole[cut:])
-                assert _values(sock) == [6.0] * 4
-            # What is wrong is refused, and the connection goes on.
-            sock.sendall(head + b"{".ljust(120))
-            assert _answer(sock)[0] == 400
-            sock.sendall(head + _four(7.0))
-            assert _values(sock) == [7.0] * 4
-            # A smaller body than announced is waited for; the next head would be part of it.
-            sock.sendall(head + _four(8.0)[:-1])
-            assert server.json("GET", "/v2/health/live")[0] == 200
-            sock.sendall(b" " + head + _four(9.0))
-            assert _order(sock, b"[8.0,", b"[9.0,")
-            # Names may stand for something else by now.
-            server.apply(graphs.table(two, generation=2))
-            sock.sendall(head + _four(1.0))
-            assert _values(sock) == [2.0] * 4
-            server.apply(RoutingTable(generation=3))
-            sock.sendall(head + _four(1.0))
-            assert _answer(sock)[0] == 404
-        # On another connection too, and several at once, in order.
-        server.apply(graphs.table(one, generation=4))
-        with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
-            sock.sendall(head + _four(3.0))
-            assert _values(sock) == [3.0] * 4
-            sock.sendall((head + _four(4.0)) + (head + _four(5.0)))
-            assert _order(sock, b"[4.0,", b"[5.0,")
-            # Whoever asks for the connection to be closed is still heard.
-            sock.sendall(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + _four(6.0))
-            assert _values(sock) == [6.0] * 4
-            assert sock.recv(1) == b""
-
-
-def test_an_id_is_of_its_own_request(tmp_path: Path) -> None:
-    with (
-        running(tmp_path, graphs.table(graphs.scaled(tmp_path, 1.0, model="m"))) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock,
-    ):
-        for number in (b"one", b"two", b"one"):
-            head = (HEAD % 120).replace(b"\r\n\r\n", b"\r\nX-Request-Id: " + number + b"\r\n\r\n")
-            sock.sendall(head + _four(1.0))
-            assert b"x-request-id: " + number in receive_all(sock)
-        sock.sendall(HEAD % 120 + _four(1.0))
-        assert b"x-request-id" not in receive_all(sock)
