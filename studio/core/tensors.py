@@ -43,8 +43,9 @@ ORT_TYPES: dict[str, str] = {
     "tensor(string)": "BYTES",
 }
 
+NAMELESS = "?"
 Dim = int | str
-"""A fixed size, or the name of a size that the caller chooses (`batch`; `?` where the model gives no name)."""
+"""A fixed size, or the name of a size that the caller chooses (`batch`; `NAMELESS` where the model gives none)."""
 
 
 @dataclass(frozen=True)

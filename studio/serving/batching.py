@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from studio.core.errors import StudioError
-from studio.core.tensors import Signature
+from studio.core.errors import InvalidInput, StudioError
+from studio.core.tensors import NAMELESS, Signature
 from studio.serving.problems import Expired, ModelFailed
 
 if TYPE_CHECKING:
@@ -140,12 +140,13 @@ class Run:
 class Rules:
     """What of a model's requests may run together. `most` is the number of rows from which more gain nothing.
 
-    `steady`: only the number of rows can differ between two requests, and with it the time that they take.
+    `steady`: only the number of rows can differ between two requests, and with it the time that they take. `model` is
+    the name that errors tell.
     """
 
-    __slots__ = ("_first", "_names", "most", "steady")
+    __slots__ = ("_first", "_model", "_names", "_one_batch", "most", "steady")
 
-    def __init__(self, signature: Signature, most: int = 1) -> None:
+    def __init__(self, signature: Signature, most: int = 1, model: str = "") -> None:
         specs = (*signature.inputs, *signature.outputs)
         batches = (
             signature.batchable and bool(specs) and all(spec.shape and isinstance(spec.shape[0], str) for spec in specs)
@@ -156,15 +157,28 @@ class Rules:
         self.steady = all(isinstance(dim, int) for shape in fixed for dim in shape)
         self.steady &= not any(spec.datatype == "BYTES" for spec in signature.inputs)
         self._first = self._names[0] if self._names else ""
+        called = {spec.shape[0] for spec in signature.inputs} if batches else set()
+        self._one_batch = len(called) == 1 and called != {NAMELESS}
+        self._model = model
         self.most = most
 
     def place(self, inputs: Mapping[str, Array], outputs: tuple[str, ...] | None) -> tuple[int, object]:
-        """Rows of a request, and the key that all requests share which may run with it; None = alone."""
+        """Rows of a request, and the key that all requests share which may run with it; None = alone.
+
+        Raises InvalidInput where the inputs have different numbers of rows, and the model calls them the same.
+        """
         if not self._first:
             return 1, None
         rows = inputs[self._first].shape[0]
-        if len(self._names) > 1 and any(inputs[name].shape[0] != rows for name in self._names):
-            return rows, None
+        if len(self._names) > 1:
+            other = next((name for name in self._names if inputs[name].shape[0] != rows), "")
+            if other and self._one_batch:
+                raise InvalidInput(
+                    f"input '{other}' batch size does not match other inputs for '{self._model}'.",
+                    f"Its first size is {inputs[other].shape[0]}, and that of '{self._first}' is {rows}.",
+                )
+            if other:
+                return rows, None
         if self.most <= rows:
             return rows, None
         if self.steady:

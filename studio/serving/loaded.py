@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from studio.core.errors import InvalidInput, StudioError
 from studio.core.routing import Target
-from studio.core.tensors import DATATYPES
+from studio.core.tensors import DATATYPES, NAMELESS
 from studio.serving.batching import Rules
 from studio.serving.problems import ModelFailed
 
@@ -107,7 +107,7 @@ class LoadedModel:
         self._names = [spec.name for spec in target.signature.outputs]
         specs = (*target.signature.inputs, *target.signature.outputs)
         self._bf16 = any(spec.datatype == "BF16" for spec in specs)
-        self.rules = Rules(target.signature)
+        self.rules = Rules(target.signature, model=target.model)
         self.typical_ns = 0
         self.lane: Lane | None = None
         shared.models.add(self)
@@ -152,7 +152,7 @@ class LoadedModel:
         except StudioError:
             raise
         except Exception as error:
-            raise _run_error(self.target, error) from error
+            raise _run_error(self.target, inputs, error) from error
 
 
 def _run_bf16(session: Any, inputs: Mapping[str, Array], names: list[str], options: Any) -> list[Array]:
@@ -162,7 +162,7 @@ def _run_bf16(session: Any, inputs: Mapping[str, Array], names: list[str], optio
     feeds = {}
     for name, array in inputs.items():
         if array.dtype == _bfloat16():
-            words = np.ascontiguousarray(array).view(np.uint16)
+            words = np.ascontiguousarray(array).view(np.uint16).reshape(array.shape)  # it makes 1-d of 0-d
             feeds[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(words, _ONNX_BFLOAT16)
         else:
             feeds[name] = OrtValue.ortvalue_from_numpy(array)
@@ -189,9 +189,24 @@ def runtime_words(error: Exception) -> str:
     return text[:_MAX_WORDS].rstrip(" .") or type(error).__name__
 
 
-def _run_error(target: Target, error: Exception) -> StudioError:
+def _disagreement(target: Target, inputs: Mapping[str, Array]) -> str:
+    """Which two inputs have different sizes for what the model calls the same; '' for none."""
+    seen: dict[str, tuple[str, int]] = {}
+    for spec in target.signature.inputs:
+        for dim, size in zip(spec.shape, inputs[spec.name].shape, strict=False):
+            if isinstance(dim, int) or dim == NAMELESS:
+                continue
+            other, first = seen.setdefault(dim, (spec.name, size))
+            if size != first:
+                return f"The size '{dim}' is {first} in input '{other}', and {size} in '{spec.name}'."
+    return ""
+
+
+def _run_error(target: Target, inputs: Mapping[str, Array], error: Exception) -> StudioError:
     from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
+    if disagreement := _disagreement(target, inputs):
+        return InvalidInput(f"The inputs of '{target.name}' do not go together.", disagreement)
     if isinstance(error, InvalidArgument):
         return InvalidInput(f"'{target.name}' does not accept these inputs.", f"{runtime_words(error)}.")
     return ModelFailed(

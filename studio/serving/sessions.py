@@ -204,7 +204,7 @@ def _measured(model: LoadedModel) -> None:
     """Take over what was measured of its session."""
     model.typical_ns = model.shared.typical_ns
     if model.shared.most > 1 or _batches(model):
-        model.rules = Rules(model.target.signature, model.shared.most)
+        model.rules = Rules(model.target.signature, model.shared.most, model.target.model)
 
 
 def _batches(model: LoadedModel) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from studio.serving.executor import Executor
 from studio.serving.loaded import Array, LoadedModel
 from studio.serving.sessions import load
 from tests.serving import graphs
+from tests.serving.harness import running
 
 
 def scaled_rows(folder: Path) -> LoadedModel:
-    """a FP32 [batch, n] and b INT64 [batch, 1] to their product and its sum by row: n is free."""
-    a, b = TensorSpec("a", "FP32", ("batch", "n")), TensorSpec("b", "INT64", ("batch", 1))
+    """a FP32 [batch, n] and b INT64 [other, 1] to their product and its sum by row: n is free, other 1 or batch."""
+    a, b = TensorSpec("a", "FP32", ("batch", "n")), TensorSpec("b", "INT64", ("other", 1))
     product, total = TensorSpec("product", "FP32", ("batch", "n")), TensorSpec("total", "FP32", ("batch",))
     nodes = [
         helper.make_node("Cast", ["b"], ["f"], to=TensorProto.FLOAT),
@@ -133,3 +135,27 @@ def test_what_goes_together_does_and_what_does_not_fails_alone(models: dict[str,
     assert [ticket.batch_rows for ticket in tickets[:4]] == [8] * 4
     assert isinstance(tickets[4].result, StudioError)
     assert tickets[5].batch_rows == 2
+
+
+@pytest.mark.parametrize(("second", "batchable"), [(3, True), (1, True), (3, False)], ids=["more", "one", "no batches"])
+def test_inputs_of_different_sizes_that_the_model_calls_the_same_are_the_client_s_fault(
+    tmp_path: Path, second: int, batchable: bool
+) -> None:
+    target = graphs.add_and_subtract(tmp_path, model="simple")
+    target = replace(target, signature=replace(target.signature, batchable=batchable))
+    tensors = [
+        {"name": name, "shape": [rows, 16], "datatype": "INT32", "data": [1] * 16 * rows}
+        for name, rows in (("INPUT0", 2), ("INPUT1", second))
+    ]
+    with running(tmp_path, graphs.table(target)) as server:
+        status, answer = server.infer("simple", {"inputs": tensors})
+        assert status == 400, answer
+        if batchable:
+            assert answer["error"] == (
+                "input 'INPUT1' batch size does not match other inputs for 'simple'."
+                f" Its first size is {second}, and that of 'INPUT0' is 2."
+            )
+        else:
+            assert "The size 'batch' is 2 in input 'INPUT0', and 3 in 'INPUT1'." in answer["error"]
+        tensors[1] |= {"shape": [2, 16], "data": [1] * 32}
+        assert server.infer("simple", {"inputs": tensors})[0] == 200
