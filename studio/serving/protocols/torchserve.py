@@ -22,6 +22,7 @@ from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols import predict
 from studio.serving.protocols.json_text import load_json
 from studio.serving.protocols.oip_documents import version_name
+from studio.serving.protocols.samples import read_off_loop
 from studio.serving.router import sticky_key
 from studio.serving.service import Service, answered, count_failure
 
@@ -98,7 +99,7 @@ async def _predict(service: Service, request: Request, reference: str, version: 
         # `curl -T` and `-d` send their own types, whatever is in the file.
         kind = "" if kind.startswith(("application/x-www-form-urlencoded", "application/octet-stream")) else kind
         parsing = time.perf_counter_ns()
-        sample = await predict.read_off_loop(_unwrapped(body), kind, target)
+        sample = await read_off_loop(_unwrapped(body), kind, target)
         parsing = time.perf_counter_ns() - parsing
     except StudioError as error:
         count_failure(service, target, Predict.protocol, error.http_status, request.started_ns, str(error))

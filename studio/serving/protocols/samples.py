@@ -1,0 +1,288 @@
+"""From a body to a model's inputs, for the calls that take whatever people have: JSON by input name, a bare list, a
+number, rows of CSV, an image, a text, a form."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from codecs import BOM_UTF8
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from studio.core.errors import InvalidInput, Refused
+from studio.core.routing import Target
+from studio.core.tensors import FLOATS, TensorSpec
+from studio.serving import openapi
+from studio.serving.http import OFF_LOOP_FROM
+from studio.serving.images import decoded, is_image
+from studio.serving.loaded import Array
+from studio.serving.protocols import tables
+from studio.serving.protocols.json_text import NoJson, load_json, why_no_utf8
+from studio.serving.protocols.oip_infer import MAX_BATCH
+from studio.serving.protocols.oip_tensors import nested
+from studio.serving.texts import tokenise
+
+MAX_PARTS = 64
+
+
+@dataclass
+class Sample:
+    """Inputs by name. `single`: the batch was left out."""
+
+    inputs: dict[str, Array] = field(default_factory=dict)
+    single: bool = False
+
+
+async def read_off_loop(body: bytes, content_type: str, target: Target) -> Sample:
+    """Images, texts and whatever is long take their time, so they are read off the event loop."""
+    if (target.preprocessing and body) or len(body) >= OFF_LOOP_FROM:
+        return await asyncio.to_thread(read, body, content_type, target)
+    return read(body, content_type, target)
+
+
+def read(body: bytes, content_type: str, target: Target) -> Sample:
+    """The inputs that a body stands for; its first bytes decide where `Content-Type` does not. Raises StudioError."""
+    kind = content_type.partition(";")[0].strip().lower()
+    body = body.removeprefix(BOM_UTF8)  # Excel's CSV begins with one
+    if not body:
+        raise InvalidInput("The request is empty.", "", _what_to_send(target))
+    if kind == "multipart/form-data":
+        return _from_values(_parts(body, content_type, target), target)
+    if kind.startswith("image/") or is_image(body):
+        return _from_values({_only(target, "an image").name: body}, target)
+    if kind == "text/csv":
+        return _from_table(body, target)
+    if kind == "text/plain":
+        return _from_text(_utf8(body), target)
+    first = body.lstrip()[:1]
+    if kind in ("application/json", "") or first in (b"{", b"[", b'"'):
+        try:
+            return _from_json(load_json(body), target)
+        except NoJson:
+            # A text may begin with a bracket; a table of numbers does not.
+            if kind == "application/json" or (first in (b"{", b"[") and not _takes_text(target)):
+                raise
+    return _from_text(_utf8(body), target)
+
+
+def _what_to_send(target: Target) -> str:
+    return f"Send the inputs of '{target.model}': {_names(target)}. See /docs."
+
+
+def _takes_text(target: Target) -> bool:
+    """Whether what is no JSON may be the text that the only input takes."""
+    specs = openapi.given(target)
+    how = target.preprocessing.get(specs[0].name) if len(specs) == 1 else None
+    return len(specs) == 1 and (specs[0].datatype == "BYTES" or (how is not None and how.kind == "text"))
+
+
+def _utf8(body: bytes) -> str:
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            "The request is neither an image that is known, nor text.",
+            why_no_utf8(body),
+            "Send JSON, CSV, text, PNG, JPEG or WebP.",
+        ) from None
+
+
+def _names(target: Target) -> str:
+    return ", ".join(f"'{spec.name}'" for spec in target.signature.inputs)
+
+
+def _only(target: Target, what: str) -> TensorSpec:
+    specs = openapi.given(target)
+    if len(specs) != 1:
+        raise InvalidInput(
+            f"'{target.model}' takes {len(specs)} inputs, so {what} alone does not say which it is for.",
+            "",
+            f"Send a JSON object or a form with: {_names(target)}.",
+        )
+    return specs[0]
+
+
+def _from_json(value: Any, target: Target) -> Sample:
+    if value is None:
+        raise InvalidInput("The request is null.", "", _what_to_send(target))
+    if isinstance(value, dict):
+        return _from_values(_by_name(value, target), target)
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        rows = [_by_name(row, target) for row in value]
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise InvalidInput("The rows have different names.", "", f"Give each of them {_names(target)}.")
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return _from_values(columns, target, rows=len(rows))
+    return _from_values({_only(target, "a bare value").name: value}, target)
+
+
+def _by_name(value: dict[str, Any], target: Target) -> dict[str, Any]:
+    """Values by input name; the columns of a table may come by their own names."""
+    specs = openapi.given(target)
+    names = {spec.name for spec in specs}
+    if value.keys() == names:
+        return value
+    if len(specs) == 1:
+        how = target.preprocessing.get(specs[0].name)
+        if how is not None and how.columns and value.keys() == set(how.columns):
+            return {specs[0].name: [value[column] for column in how.columns]}
+    missing, extra = sorted(names - value.keys()), sorted(value.keys() - names)
+    words = [f"It lacks '{missing[0]}'." if missing else "", f"It has '{extra[0][:60]}'." if extra else ""]
+    raise InvalidInput(
+        f"The object is not what '{target.model}' takes.",
+        " ".join(word for word in words if word),
+        f"Give a value for each of: {', '.join(sorted(names))}.",
+    )
+
+
+def _from_values(values: dict[str, Any], target: Target, rows: int = 0) -> Sample:
+    """Tensors of values by input name; `rows` where each value is a list of so many samples."""
+    sample = Sample()
+    alone: set[bool] = set()
+    for spec in openapi.given(target):
+        if spec.name not in values:
+            raise InvalidInput(f"There is nothing for the input '{spec.name}'.", "", f"Send: {_names(target)}.")
+        arrays, single = _tensors(values[spec.name], spec, target, rows)
+        sample.inputs |= arrays
+        alone.add(single)
+    if len(alone) > 1:
+        raise InvalidInput(
+            "Some inputs come as a batch and others as one sample.", "", "Give all of them with a batch, or none."
+        )
+    sample.single = alone == {True}
+    missing = [spec.name for spec in target.signature.inputs if spec.name not in sample.inputs]
+    if missing:
+        raise InvalidInput(f"There is nothing for the input '{missing[0]}'.", "", f"Send: {_names(target)}.")
+    return sample
+
+
+def _tensors(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[dict[str, Array], bool]:
+    how = target.preprocessing.get(spec.name)
+    if how is not None and how.kind == "text":
+        texts = [value] if isinstance(value, str) else value
+        if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+            raise InvalidInput(f"The input '{spec.name}' takes a text, or a list of texts.")
+        return tokenise(target, texts).inputs, isinstance(value, str)
+    if isinstance(value, bytes) or (how is not None and how.kind == "image" and _has_images(value)):
+        return _image(value, spec, target)
+    array, single = _shaped(value, spec, target, rows)
+    return {spec.name: array}, single
+
+
+def _has_images(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str))
+
+
+def _image(value: Any, spec: TensorSpec, target: Target) -> tuple[dict[str, Array], bool]:
+    how = target.preprocessing.get(spec.name)
+    if how is None or how.kind != "image":
+        raise Refused(
+            f"How an image becomes the input '{spec.name}' is not known.",
+            f"'{target.model}' takes {spec.describe()}.",
+            f'Describe it in NAME.toml beside the model ([preprocessing.{spec.name}], kind = "image"), and drop it '
+            "again; or send the numbers.",
+        )
+    many = value if isinstance(value, list) else [value]
+    images = [decoded(each if isinstance(each, bytes) else _from_base64(each, spec), spec, how) for each in many]
+    return {spec.name: np.concatenate(images)}, not isinstance(value, list)
+
+
+def _from_base64(text: Any, spec: TensorSpec) -> bytes:
+    try:
+        # Browsers give a data URL: data:image/png;base64,….
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError, AttributeError):
+        raise InvalidInput(f"The input '{spec.name}' is no image: base64 of one is expected in JSON.") from None
+
+
+def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Array, bool]:
+    """The tensor, and whether its batch was left out."""
+    if spec.datatype in FLOATS:
+        value = _with_nan(value)
+    scalar = not isinstance(value, list)
+    array = nested([value] if scalar else value, spec.datatype, spec.name)
+    if scalar:
+        array = array.reshape(())
+    rank = len(spec.shape)
+    single = False
+    if rows and array.ndim == 1 and rank == 2:
+        array = array[:, None]  # a column of a table: one value a row
+    if array.ndim == rank - 1 and not rows:
+        array, single = array[None], True
+    elif array.ndim == 0 and rank == 2:
+        array, single = array.reshape(1, 1), True
+    if array.ndim != rank or any(
+        isinstance(want, int) and want != got for want, got in zip(spec.shape, array.shape, strict=True)
+    ):
+        raise InvalidInput(
+            f"The input '{spec.name}' of '{target.model}' is {spec.describe().partition(' ')[2]}.",
+            f"What was sent is {list(array.shape)}.",
+        )
+    if not array.size:
+        raise InvalidInput(f"The input '{spec.name}' is empty.")
+    if target.signature.batchable and array.shape[0] > MAX_BATCH:
+        raise InvalidInput(f"A batch of more than {MAX_BATCH} rows.", "", "Send less at once.")
+    return array, single
+
+
+def _with_nan(value: Any) -> Any:
+    """A value that is missing is null in JSON, and NaN to a model."""
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return float("nan") if value is None else value
+
+
+def _from_text(text: str, target: Target) -> Sample:
+    spec = _only(target, "a text")
+    if _takes_text(target):
+        return _from_values({spec.name: text}, target)
+    return _from_table(text.encode(), target)
+
+
+def _from_table(body: bytes, target: Target) -> Sample:
+    values, rows = tables.read(_utf8(body), target, openapi.given(target))
+    sample = _from_values(values, target, rows=rows if len(values) > 1 else 0)
+    sample.single = rows == 1
+    return sample
+
+
+def _parts(body: bytes, content_type: str, target: Target) -> dict[str, Any]:
+    """Fields of a form by name; a lone part may have any name. Files stay bytes, JSON is read."""
+    from email.message import Message
+    from email.parser import BytesParser
+    from email.policy import HTTP
+
+    outer = Message()
+    outer["content-type"] = content_type
+    boundary = str(outer.get_param("boundary") or "").encode("latin-1", "replace")
+    if boundary and body.count(b"--" + boundary) > MAX_PARTS + 1:  # the parser takes its time for each
+        raise InvalidInput("The form can not be read.", f"It has more than {MAX_PARTS} parts.", "Send less at once.")
+    message = BytesParser(policy=HTTP).parsebytes(
+        b"content-type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body
+    )
+    parts = list(message.iter_parts()) if message.is_multipart() else []
+    if not 1 <= len(parts) <= MAX_PARTS:
+        raise InvalidInput("The form can not be read.", "It has no parts, or too many.", "Send it as curl -F does.")
+    values: dict[str, Any] = {}
+    for part in parts:
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        if not isinstance(name, str) or not isinstance(content, bytes):
+            raise InvalidInput("A part of the form has no name.")
+        values[name] = _part(content)
+    if len(values) == 1 and len(openapi.given(target)) == 1:
+        return {openapi.given(target)[0].name: next(iter(values.values()))}
+    return values
+
+
+def _part(content: bytes) -> Any:
+    if is_image(content):
+        return content
+    text = _utf8(content).strip()
+    try:
+        return load_json(text.encode())
+    except NoJson:
+        return text
