@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from studio.core.preprocessing import Preprocessing
+from studio.serving import pages
 from tests.serving import graphs
 from tests.serving.harness import Child, running
 
@@ -20,6 +22,8 @@ EXAMPLES = os.environ.get("STUDIO_FUZZ_EXAMPLES", "5")
 
 
 IMAGE = {"x": Preprocessing(kind="image")}
+JSON = {"content-type": "application/json"}
+MODELS = ("digits", "simple", "sentences", "words", "flags", "pixels")
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.sentences(folder, model="sentences"),
         graphs.identity(folder, "BYTES", ("n",), model="words"),
         graphs.identity(folder, "BOOL", ("n", 2), model="flags"),
-        graphs.identity(
-            folder, "FP32", ("n", 3, 2, 2), model="pixels", preprocessing={"x": Preprocessing(kind="image")}
-        ),
+        graphs.identity(folder, "FP32", ("n", 3, 2, 2), model="pixels", preprocessing=IMAGE),
         aliases={},
     )
     with running(folder, table) as child:
@@ -54,12 +56,41 @@ def test_the_page_needs_nothing_from_elsewhere(served: Child) -> None:
     assert served.request("POST", "/docs")[0] == 405
 
 
-@pytest.mark.parametrize("model", ["digits", "simple", "sentences", "words", "flags"])
+@pytest.mark.parametrize("model", MODELS)
 def test_the_example_of_each_model_is_answered(served: Child, model: str) -> None:
     status, _, example = served.request("GET", f"/predict/{model}")
     assert status == 200
     status, answer = served.json("POST", f"/predict/{model}", json.loads(example))
     assert (status, answer["model"]) == (200, model), answer
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_what_the_page_sends_is_answered(served: Child) -> None:
+    """The page's own script, in node: its button and its choice of files, against the server."""
+    row = [0.5] * 64
+    line = ",".join(map(str, row))
+    same: list[tuple[str, str | None, str | None, object]] = [  # model, text, type of a file, the same in JSON
+        *((name, None, None, served.json("GET", f"/predict/{name}")[1]) for name in MODELS),
+        ("digits", json.dumps(row), None, row),
+        ("digits", line, None, row),
+        ("digits", line, "text/csv", row),
+        ("digits", json.dumps([row, row]), "application/json", [row, row]),
+        ("digits", json.dumps(row), "", row),
+        ("sentences", "the cat sat", None, "the cat sat"),
+        ("sentences", '"the cat sat"', None, "the cat sat"),
+        ("sentences", "42", None, "42"),
+        ("sentences", "[the] cat", "text/plain", "[the] cat"),
+        ("words", '{"x": ["a", "b"]}', None, ["a", "b"]),
+    ]
+    page, script = Path(__file__).parent / "page.mjs", Path(pages.__file__).parent / "web" / "docs.js"
+    sendings = json.dumps([each[:3] for each in same])
+    done = subprocess.run(
+        ["node", page, f"http://{served.url}", script, sendings], capture_output=True, text=True, timeout=60, check=True
+    )
+    for (model, text, _, value), shown in zip(same, json.loads(done.stdout), strict=True):
+        status, _, answer = shown.partition("\n")
+        assert status.startswith("200 · "), (model, text, shown)
+        assert json.loads(answer) == served.json("POST", f"/predict/{model}", value, JSON)[1], (model, text)
 
 
 def test_the_document_follows_what_is_served(served: Child) -> None:

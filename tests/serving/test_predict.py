@@ -152,6 +152,30 @@ def test_a_text(served: Child) -> None:
     assert send(served, "words", "grün".encode(), "text/plain")[1]["outputs"] == {"y": "grün"}
 
 
+PLAIN = "text/plain;charset=UTF-8"
+"""What browsers call a text for which their caller names no type."""
+
+
+def test_plain_text_is_the_text_where_the_model_takes_one_and_says_nothing_elsewhere(served: Child) -> None:
+    for value in (ROW, {"x": ROW}, [ROW, ROW]):
+        expected = send(served, "digits", json.dumps(value).encode(), "application/json")
+        assert expected[0] == 200
+        assert send(served, "digits", json.dumps(value).encode(), PLAIN) == expected
+    line = ",".join(map(str, ROW)).encode()
+    assert send(served, "digits", line, PLAIN) == send(served, "digits", line, "text/csv")
+    letters = '{"x": "the cat"}'
+    assert send(served, "words", letters.encode(), PLAIN)[1]["outputs"] == {"y": letters}
+    assert send(served, "words", b"BMW", PLAIN)[1]["outputs"] == {"y": "BMW"}
+
+
+@pytest.mark.parametrize("kind", ["", "application/x-www-form-urlencoded", PLAIN])
+def test_what_is_json_by_chance_is_a_text_too(served: Child, kind: str) -> None:
+    for text in ("42", "true", "null", "-1e3"):
+        assert send(served, "words", text.encode(), kind)[1]["outputs"] == {"y": text}
+        assert send(served, "sentences", text.encode(), kind) == send(served, "sentences", json.dumps(text).encode())
+    assert send(served, "words", b"42", "application/json")[0] == 400  # it was said to be a number
+
+
 @pytest.mark.parametrize(
     ("where", "body", "kind", "status", "words"),
     [

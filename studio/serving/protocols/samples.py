@@ -44,28 +44,33 @@ async def read_off_loop(body: bytes, content_type: str, target: Target) -> Sampl
 
 
 def read(body: bytes, content_type: str, target: Target) -> Sample:
-    """The inputs that a body stands for; its first bytes decide where `Content-Type` does not. Raises StudioError."""
+    """The inputs that a body stands for; what it looks like decides where `Content-Type` does not. Raises StudioError.
+
+    text/plain is the text itself, to the letter, for a model that takes one; for others it says nothing.
+    """
     kind = content_type.partition(";")[0].strip().lower()
     body = body.removeprefix(BOM_UTF8)  # Excel's CSV begins with one
     if not body:
         raise InvalidInput("The request is empty.", "", _what_to_send(target))
     if kind == "multipart/form-data":
         return _from_values(_parts(body, content_type, target), target)
+    if kind == "text/plain" and _takes_text(target):
+        return _from_text(_utf8(body), target)
     if kind.startswith("image/") or is_image(body):
         return _from_values({_only(target, "an image").name: body}, target)
     if kind == "text/csv":
         return _from_table(body, target)
-    if kind == "text/plain":
+    # What browsers call text/plain, and curl a form, is as often JSON as anything else.
+    try:
+        value = load_json(body)
+    except NoJson:
+        # A text may begin with a bracket; a table of numbers does not.
+        if kind == "application/json" or (body.lstrip()[:1] in (b"{", b"[") and not _takes_text(target)):
+            raise
         return _from_text(_utf8(body), target)
-    first = body.lstrip()[:1]
-    if kind in ("application/json", "") or first in (b"{", b"[", b'"'):
-        try:
-            return _from_json(load_json(body), target)
-        except NoJson:
-            # A text may begin with a bracket; a table of numbers does not.
-            if kind == "application/json" or (first in (b"{", b"[") and not _takes_text(target)):
-                raise
-    return _from_text(_utf8(body), target)
+    if kind != "application/json" and _takes_text(target) and not isinstance(value, str | list | dict):
+        return _from_text(_utf8(body), target)  # 42, or true, is a text too
+    return _from_json(value, target)
 
 
 def _what_to_send(target: Target) -> str:

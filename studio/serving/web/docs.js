@@ -36,6 +36,16 @@ const table = (title, specs) => {
   return made;
 };
 
+// Without a Content-Type, browsers call every text text/plain, which is a text to a model that takes one.
+const typeOf = (text) => {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === "string" || (typeof value === "object" && value !== null) ? "application/json" : "text/plain";
+  } catch {
+    return "text/plain"; // a text, or rows of CSV
+  }
+};
+
 const ask = async (name, body, type, out) => {
   out.textContent = "…";
   const started = performance.now();
@@ -62,7 +72,7 @@ const show = async (name) => {
   input.value = example.length < 4000 ? JSON.stringify(JSON.parse(example), null, 1).replace(/\n\s+(?=[-\d\]])/g, " ") : example;
   const out = element("pre", "", { "aria-label": "Answer" });
   const send = element("button", "Send", { class: "go", type: "button" });
-  send.addEventListener("click", () => ask(name, input.value, "", out));
+  send.addEventListener("click", () => ask(name, input.value, typeOf(input.value), out));
   const file = element("input", undefined, { type: "file", "aria-label": "Send a file" });
   file.addEventListener("change", () => file.files[0] && ask(name, file.files[0], file.files[0].type, out));
   const row = element("div", undefined, { class: "row" });
