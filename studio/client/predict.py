@@ -17,8 +17,9 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from studio.core.errors import Denied, InvalidInput, NotFound, Problem, StudioError, Unavailable, from_problem
+from studio.core.fitting import fitted, whole
 from studio.core.names import Reference
-from studio.core.tensors import DATATYPES
+from studio.core.tensors import DATATYPES, FLOATS
 
 Array = np.ndarray[Any, Any]
 TIMEOUT_SECONDS = 120.0
@@ -49,12 +50,16 @@ def predict(serving_url: str, reference: str, inputs: Mapping[str, Any], key: st
     split keeps requests of the same `key` with one version.
 
     Arrays of a chosen dtype are sent as they are; lists, and numpy's default int64 and float64, take the declared
-    datatype where that loses no kind (never a float to an int). Raises InvalidInput, NotFound, Refused, Unavailable.
+    datatype where all values are in its range and none is cut (never a float to an int). Raises InvalidInput, NotFound,
+    Refused, Unavailable.
     """
     arrays = {name: _array(name, value) for name, value in inputs.items()}
-    if any(array.dtype.name in _CASUAL for array in arrays.values()):
+    casual = [name for name, array in arrays.items() if _is_casual(array, inputs[name])]
+    if casual:
         declared = declared_inputs(serving_url, reference)
-        arrays = {name: _as_declared(name, array, declared.get(name, "")) for name, array in arrays.items()}
+        for name in casual:
+            if declared.get(name) in DATATYPES:
+                arrays[name] = as_datatype(name, inputs[name], declared[name])
     head, parts = _request(arrays)
     headers = {HEADER: str(len(head)), "Content-Type": "application/octet-stream"}
     if key:
@@ -77,14 +82,25 @@ def _array(name: str, value: Any) -> Array:
     return array.astype(object) if array.dtype.kind in "US" else array
 
 
-def _as_declared(name: str, array: Array, datatype: str) -> Array:
-    if array.dtype.name not in _CASUAL or datatype not in DATATYPES:
-        return array
-    wanted = numpy_type(datatype)
+def _is_casual(array: Array, value: Any) -> bool:
+    """Whether numpy chose the dtype, and not the caller. Lists of large numbers become uint64."""
+    return array.dtype.name in _CASUAL or (array.dtype.name == "uint64" and not isinstance(value, np.ndarray))
+
+
+def as_datatype(name: str, value: Any, datatype: str) -> Array:
+    """An array or a nested list as the datatype: whole numbers as any kind of number (0 and 1 as booleans too),
+    fractions as fractions. Raises InvalidInput for other kinds, and for values out of its range."""
+    array, wanted = _array(name, value), numpy_type(datatype)
     if array.dtype == wanted:
         return array
-    if datatype != "BYTES" and np.can_cast(array.dtype, wanted, "same_kind"):
-        return array.astype(wanted)
+    if array.dtype.kind == "f" and wanted.kind in "iu" and not isinstance(value, np.ndarray):
+        exact = whole(value)
+        array = array if exact is None else exact
+    if wanted.kind != "O" and (array.dtype.kind in "iu" or (array.dtype.kind == "f" and datatype in FLOATS)):
+        result = fitted(array, wanted)
+        if result is None:
+            raise InvalidInput(f"The input {name!r} has a value out of the range of {datatype}.")
+        return result
     raise InvalidInput(
         f"The input {name!r} has the wrong datatype.", f"The model takes {datatype}, this is {array.dtype.name}."
     )

@@ -300,6 +300,10 @@ def test_predict_refuses_what_it_can_not_use(
         assert ran.code == 2, form
         assert ran.out == ""
     assert "x0, x1" in ran.err
+    for datatype, value, words in (("INT8", 300, "out of the range of INT8"), ("INT32", 1.5, "wrong datatype")):
+        entry = {"name": "x0", "shape": [1], "datatype": datatype, "data": [value]}
+        ran = run("predict", "digits", "-i", json.dumps({"inputs": [entry]}))
+        assert (ran.code, words in ran.err) == (2, True), ran.err
     assert run("predict", "digits", "-i", "x={}", "--sample").code == 2
     monkeypatch.setattr("studio.cli.commands.predict.is_terminal", lambda _: True)
     assert "Usage" in run("predict", "digits").err

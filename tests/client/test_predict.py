@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from studio.client import Client
+from studio.client.predict import as_datatype, numpy_type
 from studio.core.errors import InvalidInput, NotFound, StepFailed, Unavailable
 from tests.client.fake_engine import FakeEngine
 
@@ -109,3 +110,40 @@ def test_an_unreadable_answer_is_an_error_of_ours(engine: FakeEngine, client: Cl
     engine.on("POST", "/v2/models/m/infer", (200, garbage, {}))
     with pytest.raises(Unavailable, match="unreadable"):
         client.predict("m", {"x": np.zeros(2, "f4")})
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("UINT64", [0, 2**64 - 1]),
+        ("UINT64", [2**63]),
+        ("UINT8", [0, 255]),
+        ("INT8", [-128, 127]),
+        ("FP64", [0, 2**63]),
+        ("FP32", [2**63]),
+        ("BOOL", [0, 1]),
+    ],
+)
+def test_whole_numbers_of_a_list_are_what_they_are(
+    engine: FakeEngine, client: Client, datatype: str, values: list[int]
+) -> None:
+    declare(engine, "/v2/models/m", [{"name": "x", "datatype": datatype, "shape": [-1]}])
+    engine.on("POST", "/v2/models/m/infer", {"model_name": "m", "outputs": []})
+    client.predict("m", {"x": values})
+    head, tail = sent(engine, "/v2/models/m/infer")
+    assert head["inputs"][0]["datatype"] == datatype
+    assert np.frombuffer(tail, numpy_type(datatype)).tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [("INT8", [300]), ("UINT8", [-1]), ("UINT64", [-1, 2**63]), ("FP16", [70000.0]), ("BOOL", [2]), ("INT64", [2**63])],
+)
+def test_what_does_not_fit_is_refused_and_not_cut(
+    engine: FakeEngine, client: Client, datatype: str, values: list[float]
+) -> None:
+    declare(engine, "/v2/models/m", [{"name": "x", "datatype": datatype, "shape": [-1]}])
+    with pytest.raises(InvalidInput, match=datatype):
+        client.predict("m", {"x": values})
+    with pytest.raises(InvalidInput, match=datatype):
+        as_datatype("x", values, datatype)

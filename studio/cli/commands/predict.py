@@ -120,13 +120,11 @@ def from_json(text: str, where: str) -> Any:
 
 
 def _from_protocol(entries: list[Any], where: str) -> Inputs:
-    import numpy as np
-
-    from studio.client.predict import numpy_type
+    from studio.client.predict import as_datatype
 
     try:
         return {
-            entry["name"]: np.array(entry["data"], dtype=numpy_type(entry["datatype"])).reshape(entry["shape"])
+            entry["name"]: as_datatype(entry["name"], entry["data"], entry["datatype"]).reshape(entry["shape"])
             for entry in entries
         }
     except (KeyError, TypeError, ValueError) as error:

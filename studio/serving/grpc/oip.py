@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from math import prod
 from typing import Any
 
-import numpy as np
 from google.protobuf.json_format import ParseDict
 
 import studio
@@ -18,8 +18,9 @@ from studio.core.errors import InvalidInput, StudioError
 from studio.core.routing import Target
 from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.oip_messages import inference
+from studio.serving.grpc.values import flat
 from studio.serving.http import Response
-from studio.serving.loaded import Array, LoadedModel, dtype_of
+from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import Unsupported
 from studio.serving.protocols import oip
 from studio.serving.protocols import oip_documents as documents
@@ -132,29 +133,14 @@ def _from_contents(contents: Any, datatype: str, shape: tuple[int, ...], name: s
     field = _CONTENTS.get(datatype)
     if field is None:
         raise InvalidInput(f"input '{name}' is {datatype}, which only raw_input_contents can carry.")
-    values = list(getattr(contents, field))
     used = [each.name for each, _ in contents.ListFields()]
     if used not in ([], [field]):
         raise InvalidInput(f"input '{name}' is {datatype}: it belongs into {field}, and {', '.join(used)} is set.")
-    if datatype == "BYTES":
-        try:
-            array = np.array([value.decode() for value in values], dtype=object)
-        except UnicodeDecodeError:
-            raise InvalidInput(
-                f"an element of input '{name}' is not valid UTF-8.", "The runtime's strings are UTF-8."
-            ) from None
-    else:
-        dtype = dtype_of(datatype)
-        array = np.array(values)
-        if array.size and dtype.kind in "iu":
-            limits = np.iinfo(dtype)
-            if int(array.min()) < limits.min or int(array.max()) > limits.max:
-                raise InvalidInput(f"a value of input '{name}' is out of the range of {datatype}.")
-        array = array.astype(dtype)
-    if array.size != int(np.prod(shape, dtype=np.int64)):
+    array = flat(contents, field, datatype, f"input '{name}'")
+    if array.size != prod(shape):
         raise InvalidInput(
-            f"unexpected number of elements for input '{name}': shape {list(shape)} needs"
-            f" {int(np.prod(shape, dtype=np.int64))}, and there are {array.size}."
+            f"unexpected number of elements for input '{name}': shape {list(shape)} needs {prod(shape)},"
+            f" and there are {array.size}."
         )
     return array.reshape(shape)
 

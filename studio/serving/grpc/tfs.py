@@ -8,15 +8,18 @@ get_model_metadata.proto, get_model_status.proto; TensorFlow, framework/tensor.p
 from __future__ import annotations
 
 import time
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from studio.core.errors import InvalidInput, NotFound, StudioError
+from studio.core.fitting import fitted
 from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
 from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.tfs_messages import DTYPES, messages
+from studio.serving.grpc.values import flat, numbers
 from studio.serving.http import Response
 from studio.serving.loaded import Array, LoadedModel, dtype_of
 from studio.serving.protocols.oip_infer import check_complete, check_input
@@ -110,26 +113,18 @@ def read_tensor(tensor: Any, spec: TensorSpec, target: Target) -> Array:
     shape = check_input({"datatype": datatype, "shape": [dim.size for dim in tensor.tensor_shape.dim]}, spec, target)
     if tensor.tensor_content and datatype != "BYTES":
         return from_binary(memoryview(tensor.tensor_content), datatype, shape, spec.name, target.model)
-    values = list(getattr(tensor, field))
-    count = int(np.prod(shape, dtype=np.int64))
-    if not 1 <= len(values) <= count:
-        raise InvalidInput(f"input '{spec.name}' has {len(values)} values, and its shape {list(shape)} needs {count}.")
-    if datatype == "BYTES":
-        try:
-            array = np.array([value.decode() for value in values], dtype=object)
-        except UnicodeDecodeError:
-            raise InvalidInput(f"an element of input '{spec.name}' is not valid UTF-8.") from None
-    elif field == "half_val":
-        if min(values) < 0 or max(values) > 0xFFFF:
+    given, count = len(getattr(tensor, field)), prod(shape)
+    if not 1 <= given <= count:
+        raise InvalidInput(f"input '{spec.name}' has {given} values, and its shape {list(shape)} needs {count}.")
+    if field == "half_val":
+        words = fitted(numbers(tensor, field), np.dtype(np.uint16))
+        if words is None:
             raise InvalidInput(f"a value of input '{spec.name}' is no 16-bit float.")
-        array = np.array(values, np.uint16).view(dtype_of(datatype))
+        array = words.view(dtype_of(datatype))
     else:
-        dtype = dtype_of(datatype)
-        if dtype.kind in "iu" and (min(values) < np.iinfo(dtype).min or max(values) > np.iinfo(dtype).max):
-            raise InvalidInput(f"a value of input '{spec.name}' is out of the range of {datatype}.")
-        array = np.array(values).astype(dtype)
-    if len(values) < count:  # the last value stands for all that are left out
-        array = np.concatenate([array, np.full(count - len(values), array[-1], dtype=array.dtype)])
+        array = flat(tensor, field, datatype, f"input '{spec.name}'")
+    if given < count:  # the last value stands for all that are left out
+        array = np.concatenate([array, np.full(count - given, array[-1], dtype=array.dtype)])
     return array.reshape(shape)
 
 

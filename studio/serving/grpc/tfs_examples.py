@@ -16,18 +16,18 @@ import numpy as np
 
 from studio.core.errors import InvalidInput, StudioError
 from studio.core.routing import Target
-from studio.core.tensors import TensorSpec
+from studio.core.tensors import FLOATS, TensorSpec
 from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.tfs import NAME, fill_spec, routed
 from studio.serving.grpc.tfs_messages import messages
+from studio.serving.grpc.values import flat
 from studio.serving.http import Response
-from studio.serving.loaded import Array, LoadedModel, dtype_of
+from studio.serving.loaded import Array, LoadedModel
 from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.tfs_json import number_of, scores_of
 from studio.serving.service import Service, count_failure
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
-_FLOATS = ("FP16", "FP32", "FP64")
 
 
 class _Examples(Call):
@@ -162,23 +162,13 @@ def _row(spec: TensorSpec, feature: Any, number: int) -> Array:
 
 def _values(spec: TensorSpec, feature: Any, number: int) -> Array:
     kind = feature.WhichOneof("kind")
-    where = f"The feature '{spec.name}' of example {number}"
-    listed = getattr(feature, kind).value if kind else ()
-    if spec.datatype == "BYTES" and kind == "bytes_list":
-        try:
-            return np.array([value.decode() for value in listed], dtype=object)
-        except UnicodeDecodeError:
-            raise InvalidInput(f"{where} is not valid UTF-8.") from None
-    dtype = dtype_of(spec.datatype)
-    if spec.datatype in (*_FLOATS, "BF16") and kind in ("float_list", "int64_list"):
-        return np.array(listed, dtype=np.float64).astype(dtype)
-    if spec.datatype not in (*_FLOATS, "BF16", "BYTES") and kind == "int64_list":
-        values = np.array(listed, dtype=np.int64)
-        limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        if values.size and not (limits[0] <= int(values.min()) and int(values.max()) <= limits[1]):
-            raise InvalidInput(f"{where} holds a value out of the range of {spec.datatype}.")
-        return values.astype(dtype)
-    raise InvalidInput(f"{where} is a {kind or 'list of nothing'}, and the input is {spec.datatype}.")
+    what = f"the feature '{spec.name}' of example {number}"
+    takes = ["bytes_list" if spec.datatype == "BYTES" else "int64_list"]
+    if spec.datatype in FLOATS:
+        takes.append("float_list")
+    if kind not in takes:
+        raise InvalidInput(f"{what} is a {kind or 'list of nothing'}, and the input is {spec.datatype}.")
+    return flat(getattr(feature, kind), "value", spec.datatype, what)
 
 
 async def classify(service: Service, request: Any, caller: Caller) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from studio.core.errors import InvalidInput
+from studio.core.fitting import fitted, whole
 from studio.core.tensors import DATATYPES, FLOATS
 from studio.serving.loaded import Array, dtype_of
 from studio.serving.protocols.numbers import Numbers
@@ -125,8 +126,8 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
             return array
     if not found.size:
         return found.astype(dtype)
-    if found.dtype.kind == "f" and dtype.kind in "iu":
-        found = _whole(data, found)
+    if found.dtype.kind == "f" and dtype.kind in "iu" and (exact := whole(data)) is not None:
+        found = exact
     kind = found.dtype.kind
     if kind not in _KINDS.get(datatype, "iu"):
         if datatype == "BOOL" and kind == "i" and bool(((found == 0) | (found == 1)).all()):
@@ -137,27 +138,10 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
             if datatype in FLOATS and kind == "O"
             else "",
         )
-    if found.dtype == dtype:
-        return found
-    if datatype in FLOATS:
-        array = found.astype(dtype)
-        # NaN and infinities that were sent as such stay; only what the datatype can not hold is refused.
-        fits = bool((np.isfinite(array) | ~np.isfinite(found)).all())
-    else:
-        limits = np.iinfo(dtype)
-        fits = bool(found.min() >= limits.min) and bool(found.max() <= limits.max)
-        array = found.astype(dtype)
-    if not fits:
+    fitting = fitted(found, dtype)
+    if fitting is None:
         raise InvalidInput(f"Unable to parse 'data' of input '{name}': a value is out of the range of {datatype}.")
-    return array
-
-
-def _whole(data: list[Any], found: Array) -> Array:
-    """Whole numbers as numpy could not tell them: it makes floats of lists that mix values below and above 2**63."""
-    exact = np.array(data, dtype=object)
-    if all(type(value) is int for value in exact.flat) and exact.min() >= 0:
-        return exact.astype(np.uint64)
-    return found
+    return fitting
 
 
 def _has_bool(data: list[Any], found: Array) -> bool:

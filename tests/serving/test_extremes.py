@@ -1,0 +1,242 @@
+"""Every datatype at its extremes: whichever protocol carries a tensor, and in whichever form, the model gets the same
+bits, and the client gets them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import ml_dtypes
+import numpy as np
+import pytest
+from ovmsclient.tfs_compat.protos.tensorflow.core.example import example_pb2
+
+from studio.client.predict import predict as ask
+from studio.core.errors import InvalidInput
+from studio.core.settings import ServingSettings
+from studio.core.tensors import DATATYPES, FLOATS
+from studio.serving.grpc.oip_messages import inference
+from studio.serving.grpc.tfs import PREDICTION
+from studio.serving.grpc.tfs_messages import messages
+from studio.serving.loaded import dtype_of
+from tests.serving import graphs
+from tests.serving.harness import Child, running
+from tests.serving.test_grpc import free_port, unary
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+CONTENTS = {
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    **{"INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"},
+    **{"BOOL": "bool_contents", "BYTES": "bytes_contents"},
+}
+"""Datatype -> where Triton's messages have its values; FP16 and BF16 travel as raw bytes alone."""
+VALUES = {
+    **{"FP32": (1, "float_val"), "FP64": (2, "double_val"), "INT32": (3, "int_val"), "UINT8": (4, "int_val")},
+    **{"INT16": (5, "int_val"), "INT8": (6, "int_val"), "BYTES": (7, "string_val"), "INT64": (9, "int64_val")},
+    **{"BOOL": (10, "bool_val"), "BF16": (14, "half_val"), "UINT16": (17, "int_val"), "FP16": (19, "half_val")},
+    **{"UINT32": (22, "uint32_val"), "UINT64": (23, "uint64_val")},
+}
+"""Datatype -> its number in TensorFlow, and where a TensorProto has its values."""
+
+
+def extremes(datatype: str) -> list[np.ndarray[Any, Any]]:
+    """Finite values: the ends of the range, their neighbours, and what lies around a type that is narrower."""
+    if datatype == "BYTES":
+        return [np.array(["", "grün", "a\0b", "\U0001f642", '"'], object)]
+    dtype = dtype_of(datatype)
+    if datatype == "BOOL":
+        return [np.array(values, bool) for values in ([True, False], [False], [True])]
+    if datatype in FLOATS:
+        limits = ml_dtypes.finfo(dtype)
+        ends = [float(limits.max), float(limits.tiny), float(limits.smallest_subnormal), 1.0 + float(limits.eps)]
+        return [np.array([0.0, -0.0, *ends, *(-end for end in ends)], dtype)]
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if datatype == "UINT64":
+        lists = [[0, high], [5, 2**63 + 1], [2**63 - 1, 2**63], [high], [2**63, high], [0, 2**53 + 1]]
+    else:
+        lists = [[low, high], [low], [high], [low, 0, high - 1], [low + 1, 1, high]]
+    return [np.array(values, dtype) for values in lists]
+
+
+CASES = [(datatype, array) for datatype in DATATYPES for array in extremes(datatype)]
+IDS = [f"{datatype}-{place}" for place, (datatype, _) in enumerate(CASES)]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    folder = tmp_path_factory.mktemp("extremes")
+    models = [graphs.identity(folder, datatype, ("n",), model=datatype.lower()) for datatype in DATATYPES]
+    with running(folder, graphs.table(*models), ServingSettings(grpc_port=free_port())) as child:
+        yield child
+
+
+def plain(array: np.ndarray[Any, Any]) -> list[Any]:
+    """Python's own values, which JSON and protobuf take."""
+    values: list[Any] = (array.astype(np.float64) if array.dtype == ml_dtypes.bfloat16 else array).tolist()
+    return values
+
+
+def packed(array: np.ndarray[Any, Any]) -> bytes:
+    if array.dtype == object:
+        return b"".join(len(text).to_bytes(4, "little") + text for text in map(str.encode, array))
+    return array.tobytes()
+
+
+def bits(values: list[Any], datatype: str) -> bytes:
+    """Of what came back as JSON."""
+    return packed(np.array(values, dtype_of(datatype)))
+
+
+def typed(array: np.ndarray[Any, Any]) -> list[Any]:
+    return [text.encode() for text in array] if array.dtype == object else plain(array)
+
+
+def infer_request(datatype: str, array: np.ndarray[Any, Any], raw: bool) -> Any:
+    request = inference()["ModelInferRequest"](model_name=datatype.lower())
+    given = request.inputs.add(name="x", datatype=datatype, shape=array.shape)
+    if raw:
+        request.raw_input_contents.append(packed(array))
+    else:
+        getattr(given.contents, CONTENTS[datatype]).extend(typed(array))
+    return request
+
+
+def predict_request(datatype: str, size: int, field: str, values: Any) -> Any:
+    request = messages()["PredictRequest"]()
+    request.model_spec.name = datatype.lower()
+    tensor = request.inputs["x"]
+    tensor.dtype = VALUES[datatype][0]
+    tensor.tensor_shape.dim.add(size=size)
+    if isinstance(values, bytes):
+        setattr(tensor, field, values)
+    else:
+        getattr(tensor, field).extend(values)
+    return request
+
+
+def listed(array: np.ndarray[Any, Any], datatype: str) -> list[Any]:
+    return array.view(np.uint16).tolist() if datatype in ("FP16", "BF16") else typed(array)
+
+
+def answered(server: Child, request: Any) -> bytes:
+    answer = unary(server, f"/{PREDICTION}/Predict", request, messages()["PredictResponse"]).outputs["y"]
+    if answer.string_val:
+        return b"".join(len(text).to_bytes(4, "little") + text for text in answer.string_val)
+    content: bytes = answer.tensor_content
+    return content
+
+
+@pytest.mark.parametrize(("datatype", "array"), CASES, ids=IDS)
+def test_open_inference_protocol(served: Child, datatype: str, array: np.ndarray[Any, Any]) -> None:
+    entry = {"name": "x", "datatype": datatype, "shape": [array.size]}
+    status, answer = served.infer(datatype.lower(), {"inputs": [entry | {"data": plain(array)}]})
+    assert status == 200, answer
+    assert bits(answer["outputs"][0]["data"], datatype) == packed(array)
+    size = {"binary_data_size": len(packed(array))}
+    head = json.dumps({"inputs": [entry | {"parameters": size}], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"inference-header-content-length": str(len(head))}
+    path = f"/v2/models/{datatype.lower()}/infer"
+    status, told, body = served.request("POST", path, head + packed(array), headers)
+    assert (status, body[int(told["inference-header-content-length"]) :]) == (200, packed(array))
+    for raw in (True, False) if datatype in CONTENTS else (True,):
+        result = unary(served, INFER, infer_request(datatype, array, raw), inference()["ModelInferResponse"])
+        assert list(result.raw_output_contents) == [packed(array)], raw
+
+
+@pytest.mark.parametrize(("datatype", "array"), CASES, ids=IDS)
+def test_tensorflow_serving(served: Child, datatype: str, array: np.ndarray[Any, Any]) -> None:
+    status, answer = served.json("POST", f"/v1/models/{datatype.lower()}:predict", {"instances": plain(array)})
+    assert status == 200, answer
+    assert bits(answer["predictions"], datatype) == packed(array)
+    fields: list[tuple[str, Any]] = [(VALUES[datatype][1], listed(array, datatype))]
+    if datatype != "BYTES":
+        fields.append(("tensor_content", packed(array)))
+    for field, values in fields:
+        assert answered(served, predict_request(datatype, array.size, field, values)) == packed(array), field
+
+
+@pytest.mark.parametrize(("datatype", "array"), CASES, ids=IDS)
+def test_a_short_list_goes_on_with_its_last_value(served: Child, datatype: str, array: np.ndarray[Any, Any]) -> None:
+    whole = np.concatenate([array, np.full(3, array[-1], array.dtype)])
+    request = predict_request(datatype, whole.size, VALUES[datatype][1], listed(array, datatype))
+    assert answered(served, request) == packed(whole)
+
+
+@pytest.mark.parametrize(("datatype", "array"), CASES, ids=IDS)
+def test_the_sdk_and_predict(served: Child, datatype: str, array: np.ndarray[Any, Any]) -> None:
+    given = array.tolist() if datatype != "BYTES" else array
+    answer = ask(f"http://{served.url}", datatype.lower(), {"x": given})["y"]
+    if datatype == "BYTES":
+        assert answer.tolist() == typed(array)
+    else:
+        assert packed(answer) == packed(array)
+    status, document = served.json("POST", f"/predict/{datatype.lower()}", plain(array))
+    assert status == 200
+    assert bits(document["outputs"]["y"], datatype) == packed(array)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "values"),
+    [
+        ("INT8", "int_contents", [-129, 0]),
+        ("INT8", "int_contents", [128]),
+        ("UINT8", "uint_contents", [0, 256]),
+        ("INT16", "int_contents", [2**15]),
+        ("UINT16", "uint_contents", [2**16]),
+    ],
+)
+def test_what_a_wider_list_holds_is_not_cut(served: Child, datatype: str, field: str, values: list[int]) -> None:
+    request = inference()["ModelInferRequest"](model_name=datatype.lower())
+    given = request.inputs.add(name="x", datatype=datatype, shape=[len(values)])
+    getattr(given.contents, field).extend(values)
+    for call in (
+        lambda: unary(served, INFER, request, inference()["ModelInferResponse"]),
+        lambda: answered(served, predict_request(datatype, len(values), "int_val", values)),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"out of the range of {datatype}" in caught.value.details()
+    with pytest.raises(InvalidInput, match=f"out of the range of {datatype}"):
+        ask(f"http://{served.url}", datatype.lower(), {"x": values})
+
+
+@pytest.mark.parametrize("datatype", [name for name in DATATYPES if name in CONTENTS])
+def test_a_list_with_nothing_in_it_is_told(served: Child, datatype: str) -> None:
+    nothing = infer_request(datatype, np.array([], dtype_of(datatype)), False)
+    nothing.inputs[0].shape[:] = [1]
+    with pytest.raises(grpc.RpcError) as caught:
+        unary(served, INFER, nothing, inference()["ModelInferResponse"])
+    assert "needs 1, and there are 0" in caught.value.details()
+    with pytest.raises(grpc.RpcError) as caught:
+        answered(served, predict_request(datatype, 1, VALUES[datatype][1], []))
+    assert "has 0 values" in caught.value.details()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "wanted"),
+    [
+        ("FP16", 65504.0, 65504.0),
+        ("FP16", 70000.0, None),
+        ("FP16", 70000, None),
+        ("FP32", 2**60 + 2**36 + 1, float(2**60 + 2**37)),  # by way of a double, it would be rounded down
+        ("FP32", -(2**24), -float(2**24)),
+    ],
+)
+def test_features_of_examples(served: Child, datatype: str, value: float, wanted: float | None) -> None:
+    example = example_pb2.Example()
+    kind = example.features.feature["x"]
+    (kind.int64_list if type(value) is int else kind.float_list).value.append(value)
+    request = messages()["RegressionRequest"]()
+    request.model_spec.name = datatype.lower()
+    request.input.example_list.examples.add().MergeFromString(example.SerializeToString())
+    method, kind = f"/{PREDICTION}/Regress", messages()["RegressionResponse"]
+    if wanted is not None:
+        assert [row.value for row in unary(served, method, request, kind).result.regressions] == [wanted]
+        return
+    with pytest.raises(grpc.RpcError) as caught:
+        unary(served, method, request, kind)
+    assert f"out of the range of {datatype}" in caught.value.details()
