@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.http as over_rest
 from tritonclient.utils import InferenceServerException
 
 from studio.core.settings import ServingSettings
@@ -81,6 +82,26 @@ def test_the_official_client_is_answered(served: Child, client: triton.Inference
     assert np.allclose(result.as_numpy("y"), over_http(served), atol=1e-6)
     assert result.get_response().id == "seven"
     assert result.get_response().model_version == "3"
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "ready"),
+    [
+        ("digits", "3-int8", True),
+        ("digits:3-int8", "", True),
+        ("nope", "", False),
+        ("digits", "9", False),
+        ("digits:9", "", False),
+        ("digits:3-fp32", "3-int8", False),
+        ("no such model", "", False),
+    ],
+)
+def test_what_is_not_known_is_not_ready(
+    served: Child, client: triton.InferenceServerClient, model: str, version: str, ready: bool
+) -> None:
+    assert client.is_model_ready(model, version) is ready
+    with over_rest.InferenceServerClient(served.url) as rest:
+        assert rest.is_model_ready(model, version) is ready
 
 
 def test_metadata_configuration_statistics_and_index(client: triton.InferenceServerClient) -> None:

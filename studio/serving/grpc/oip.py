@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 
 import studio
-from studio.core.errors import InvalidInput, StudioError
+from studio.core.errors import InvalidInput, NotFound, StudioError
 from studio.core.routing import Target
 from studio.serving.grpc.calls import Call, Caller, run_call
 from studio.serving.grpc.oip_messages import inference
@@ -197,7 +197,11 @@ async def _server_ready(service: Service, _request: Any, _caller: Caller) -> Any
 
 
 async def _model_ready(service: Service, request: Any, _caller: Caller) -> Any:
-    target = service.router.resolve(request.name, request.version)
+    """What is not known is not ready, and no error: so Triton answers, and its clients ask."""
+    try:
+        target = service.router.resolve(request.name, request.version)
+    except (NotFound, InvalidInput):
+        return inference()["ModelReadyResponse"](ready=False)
     return inference()["ModelReadyResponse"](ready=not unready(service, target))
 
 
