@@ -61,6 +61,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.sentences(folder, model="sentences"),
         graphs.identity(folder, "BYTES", ("n",), model="words"),
         graphs.identity(folder, "FP32", ("n",), model="floats"),
+        graphs.identity(folder, "FP32", ("length",), model="vectors"),
+        graphs.identity(folder, "FP32", (1, 3, 4, 4), model="pair", preprocessing={"x": Preprocessing(kind="image")}),
         aliases={"production": "3-fp32"},
     )
     with running(folder, table) as child:
@@ -133,10 +135,7 @@ def test_an_image_in_other_clothes(served: Child) -> None:
     text = base64.b64encode(picture()).decode()
     assert send(served, "colour", json.dumps({"image": text}).encode())[1] == plain
     assert send(served, "colour", json.dumps(f"data:image/png;base64,{text}").encode())[1] == plain
-    form = (
-        b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
-    )
-    assert send(served, "colour", form, "multipart/form-data; boundary=b")[1] == plain
+    assert send(served, "colour", form(("file", picture())), FORM)[1] == plain
     numbers = np.zeros((3, 4, 4)).tolist()
     assert send(served, "colour", json.dumps(numbers).encode())[1]["outputs"] == {"mean": [0.0, 0.0, 0.0]}
     status, many = send(served, "colour", json.dumps([text, text]).encode())
@@ -174,6 +173,61 @@ def test_what_is_json_by_chance_is_a_text_too(served: Child, kind: str) -> None:
         assert send(served, "words", text.encode(), kind)[1]["outputs"] == {"y": text}
         assert send(served, "sentences", text.encode(), kind) == send(served, "sentences", json.dumps(text).encode())
     assert send(served, "words", b"42", "application/json")[0] == 400  # it was said to be a number
+
+
+def form(*parts: tuple[str, bytes] | tuple[str, bytes, str]) -> bytes:
+    """A form of parts: name, content, type."""
+    text = b""
+    for name, content, *kind in parts:
+        head = f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n'
+        head += f"Content-Type: {kind[0]}\r\n" if kind else ""
+        text += head.encode() + b"\r\n" + content + b"\r\n"
+    return text + b"--b--\r\n"
+
+
+FORM = "multipart/form-data; boundary=b"
+RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
+
+
+def test_several_parts_of_one_name_are_as_many_samples(served: Child) -> None:
+    _, answer = send(served, "colour", form(("data", RED), ("data", BLUE), ("data", RED)), FORM)
+    np.testing.assert_allclose(answer["outputs"]["mean"], [[1, 0, 0], [0, 0, 1], [1, 0, 0]], atol=0.01)
+    assert [row["label"] for row in answer["predictions"]] == ["red", "blue", "red"]
+    expected = send(served, "digits", json.dumps([ROW, ROW[::-1]]).encode())
+    one, other = json.dumps(ROW).encode(), json.dumps(ROW[::-1]).encode()
+    assert send(served, "digits", form(("data", one), ("data", other)), FORM) == expected
+    assert send(served, "digits", form(("x", one), ("x", b"[" + other + b"]")), FORM) == expected
+    expected = send(served, "sentences", b'["the cat sat", "42"]')
+    assert send(served, "sentences", form(("t", b"the cat sat"), ("t", b"42")), FORM) == expected
+    expected = send(served, "person", b'[{"age": 21, "name": "Ada"}, {"age": 1, "name": "42"}]')
+    parts = [("age", b"21"), ("name", b"Ada", "text/plain"), ("age", b"1"), ("name", b"42")]
+    assert send(served, "person", form(*parts), FORM) == expected
+
+
+def test_parts_of_a_form_as_inputs(served: Child) -> None:
+    expected = send(served, "person", b'{"age": 21, "name": "Ada"}')
+    assert send(served, "person", form(("age", b"21"), ("name", b"Ada")), FORM) == expected
+    cells = [(f"c{n}", str(value).encode()) for n, value in enumerate(ROW)]
+    assert len(cells) == 64
+    assert send(served, "columns", form(*cells[::-1]), FORM) == send(served, "columns", json.dumps(ROW).encode())
+
+
+@pytest.mark.parametrize(
+    ("where", "parts", "words"),
+    [
+        ("colour", [("image", RED), ("other", BLUE)], "It has 'other'"),
+        ("colour", [("a", RED), ("b", BLUE)], "It lacks 'image'. It has 'a'"),
+        ("person", [("age", b"21"), ("name", b"Ada"), ("city", b"Rome")], "It has 'city'"),
+        ("person", [("age", b"21"), ("name", b"Ada"), ("age", b"3")], "2 parts 'age' and 1 'name'"),
+        ("person", [("age", b"21")], "lacks 'name'"),
+        ("digits", [("x", json.dumps(ROW).encode()), ("x", b"")], "'x' of the form is empty"),
+        ("vectors", [("x", b"[1, 2]"), ("x", b"[3, 4]")], "no batch"),
+        ("pair", [("x", RED), ("x", BLUE)], "[2, 3, 4, 4]"),
+    ],
+)
+def test_no_part_of_a_form_is_dropped(served: Child, where: str, parts: Any, words: str) -> None:
+    status, answer = send(served, where, form(*parts), FORM)
+    assert (status, words in answer["error"]) == (400, True), answer
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def test_classes_come_with_their_probabilities(served: Child) -> None:
     assert send(served, "digits/3.0", json.dumps(ROW).encode(), "application/octet-stream", "PUT") == (200, answer)
     part = b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n' + json.dumps(ROW).encode() + b"\r\n--b--\r\n"
     assert send(served, "digits", part, "multipart/form-data; boundary=b") == (200, answer)
+    assert (
+        send(served, "digits", part.replace(b"--b--\r\n", b"") + part, "multipart/form-data; boundary=b")[1]
+        == [answer] * 2
+    )
     status, many = send(served, "digits", json.dumps([ROW, ROW]).encode())
     assert many == [answer, answer]
 

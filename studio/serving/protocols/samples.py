@@ -7,6 +7,7 @@ import asyncio
 import base64
 import binascii
 from codecs import BOM_UTF8
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +20,15 @@ from studio.serving import openapi
 from studio.serving.http import OFF_LOOP_FROM
 from studio.serving.images import decoded, is_image
 from studio.serving.loaded import Array
-from studio.serving.protocols import tables
+from studio.serving.protocols import forms, tables
+from studio.serving.protocols.forms import Part
 from studio.serving.protocols.json_text import NoJson, load_json, why_no_utf8
 from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.oip_tensors import nested
 from studio.serving.texts import tokenise
 
-MAX_PARTS = 64
+MANY = 40
+"""Names that a message lists."""
 
 
 @dataclass
@@ -53,7 +56,7 @@ def read(body: bytes, content_type: str, target: Target) -> Sample:
     if not body:
         raise InvalidInput("The request is empty.", "", _what_to_send(target))
     if kind == "multipart/form-data":
-        return _from_values(_parts(body, content_type, target), target)
+        return _from_form(forms.parts(body, content_type), target)
     if kind == "text/plain" and _takes_text(target):
         return _from_text(_utf8(body), target)
     if kind.startswith("image/") or is_image(body):
@@ -80,8 +83,13 @@ def _what_to_send(target: Target) -> str:
 def _takes_text(target: Target) -> bool:
     """Whether what is no JSON may be the text that the only input takes."""
     specs = openapi.given(target)
-    how = target.preprocessing.get(specs[0].name) if len(specs) == 1 else None
-    return len(specs) == 1 and (specs[0].datatype == "BYTES" or (how is not None and how.kind == "text"))
+    return len(specs) == 1 and (specs[0].datatype == "BYTES" or _is_text(target, specs[0]))
+
+
+def _is_text(target: Target, spec: TensorSpec) -> bool:
+    """Whether the settings say that the input is made of texts."""
+    how = target.preprocessing.get(spec.name)
+    return how is not None and how.kind == "text"
 
 
 def _utf8(body: bytes) -> str:
@@ -127,20 +135,28 @@ def _from_json(value: Any, target: Target) -> Sample:
 def _by_name(value: dict[str, Any], target: Target) -> dict[str, Any]:
     """Values by input name; the columns of a table may come by their own names."""
     specs = openapi.given(target)
-    names = {spec.name for spec in specs}
-    if value.keys() == names:
+    names = [spec.name for spec in specs]
+    if value.keys() == set(names):
         return value
-    if len(specs) == 1:
-        how = target.preprocessing.get(specs[0].name)
-        if how is not None and how.columns and value.keys() == set(how.columns):
-            return {specs[0].name: [value[column] for column in how.columns]}
-    missing, extra = sorted(names - value.keys()), sorted(value.keys() - names)
+    also = ""
+    how = target.preprocessing.get(names[0]) if len(names) == 1 else None
+    if how is not None and how.columns:
+        if value.keys() == set(how.columns):
+            return {names[0]: [value[column] for column in how.columns]}
+        if names[0] not in value:
+            names, also = list(how.columns), f"; or all of them in this order as '{names[0]}'"
+    missing = [name for name in names if name not in value]
+    extra = [name for name in value if name not in names]
     words = [f"It lacks '{missing[0]}'." if missing else "", f"It has '{extra[0][:60]}'." if extra else ""]
     raise InvalidInput(
-        f"The object is not what '{target.model}' takes.",
+        f"What was sent is not what '{target.model}' takes.",
         " ".join(word for word in words if word),
-        f"Give a value for each of: {', '.join(sorted(names))}.",
+        f"Give a value for each of: {_listed(names)}{also}.",
     )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")
 
 
 def _from_values(values: dict[str, Any], target: Target, rows: int = 0) -> Sample:
@@ -166,7 +182,7 @@ def _from_values(values: dict[str, Any], target: Target, rows: int = 0) -> Sampl
 
 def _tensors(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[dict[str, Array], bool]:
     how = target.preprocessing.get(spec.name)
-    if how is not None and how.kind == "text":
+    if _is_text(target, spec):
         texts = [value] if isinstance(value, str) else value
         if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
             raise InvalidInput(f"The input '{spec.name}' takes a text, or a list of texts.")
@@ -192,7 +208,7 @@ def _image(value: Any, spec: TensorSpec, target: Target) -> tuple[dict[str, Arra
         )
     many = value if isinstance(value, list) else [value]
     images = [decoded(each if isinstance(each, bytes) else _from_base64(each, spec), spec, how) for each in many]
-    return {spec.name: np.concatenate(images)}, not isinstance(value, list)
+    return {spec.name: _fitting(np.concatenate(images), spec, target)}, not isinstance(value, list)
 
 
 def _from_base64(text: Any, spec: TensorSpec) -> bytes:
@@ -219,7 +235,12 @@ def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Ar
         array, single = array[None], True
     elif array.ndim == 0 and rank == 2:
         array, single = array.reshape(1, 1), True
-    if array.ndim != rank or any(
+    return _fitting(array, spec, target), single
+
+
+def _fitting(array: Array, spec: TensorSpec, target: Target) -> Array:
+    """The tensor, where it is one that the input takes. Raises InvalidInput."""
+    if array.ndim != len(spec.shape) or any(
         isinstance(want, int) and want != got for want, got in zip(spec.shape, array.shape, strict=True)
     ):
         raise InvalidInput(
@@ -230,7 +251,7 @@ def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Ar
         raise InvalidInput(f"The input '{spec.name}' is empty.")
     if target.signature.batchable and array.shape[0] > MAX_BATCH:
         raise InvalidInput(f"A batch of more than {MAX_BATCH} rows.", "", "Send less at once.")
-    return array, single
+    return array
 
 
 def _with_nan(value: Any) -> Any:
@@ -254,40 +275,67 @@ def _from_table(body: bytes, target: Target) -> Sample:
     return sample
 
 
-def _parts(body: bytes, content_type: str, target: Target) -> dict[str, Any]:
-    """Fields of a form by name; a lone part may have any name. Files stay bytes, JSON is read."""
-    from email.message import Message
-    from email.parser import BytesParser
-    from email.policy import HTTP
-
-    outer = Message()
-    outer["content-type"] = content_type
-    boundary = str(outer.get_param("boundary") or "").encode("latin-1", "replace")
-    if boundary and body.count(b"--" + boundary) > MAX_PARTS + 1:  # the parser takes its time for each
-        raise InvalidInput("The form can not be read.", f"It has more than {MAX_PARTS} parts.", "Send less at once.")
-    message = BytesParser(policy=HTTP).parsebytes(
-        b"content-type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body
-    )
-    parts = list(message.iter_parts()) if message.is_multipart() else []
-    if not 1 <= len(parts) <= MAX_PARTS:
-        raise InvalidInput("The form can not be read.", "It has no parts, or too many.", "Send it as curl -F does.")
-    values: dict[str, Any] = {}
-    for part in parts:
-        name = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        if not isinstance(name, str) or not isinstance(content, bytes):
-            raise InvalidInput("A part of the form has no name.")
-        values[name] = _part(content)
-    if len(values) == 1 and len(openapi.given(target)) == 1:
-        return {openapi.given(target)[0].name: next(iter(values.values()))}
-    return values
+def _from_form(parts: list[Part], target: Target) -> Sample:
+    """A form: one part is a body of its own; several of one name are as many samples; else each is an input."""
+    specs = openapi.given(target)
+    only = specs[0] if len(specs) == 1 else None
+    counts = Counter(part.name for part in parts)
+    if len(parts) == 1 and (only is not None or parts[0].name not in {spec.name for spec in specs}):
+        return read(parts[0].content, parts[0].kind, target)
+    if only is not None and len(counts) == 1:
+        if _is_text(target, only):  # texts are padded together
+            texts = [_field(part, only, target) for part in parts]
+            flat = [text for each in texts for text in (each if isinstance(each, list) else [each])]
+            return _from_values({only.name: flat}, target)
+        return _joined([read(part.content, part.kind, target) for part in parts], target)
+    (name, most), (other, least) = counts.most_common()[0], counts.most_common()[-1]
+    if most != least:
+        raise InvalidInput(
+            f"The form has {most} parts '{name[:60]}' and {least} '{other[:60]}'.", "", "Send as many of each."
+        )
+    columns = {name: [part for part in parts if part.name == name] for name in counts}
+    samples = []
+    for row in range(most):
+        named = _by_name({name: column[row] for name, column in columns.items()}, target)
+        values = {spec.name: _fields(named[spec.name], spec, target) for spec in specs}
+        samples.append(_from_values(values, target))
+    return samples[0] if most == 1 else _joined(samples, target)
 
 
-def _part(content: bytes) -> Any:
-    if is_image(content):
-        return content
-    text = _utf8(content).strip()
-    try:
-        return load_json(text.encode())
-    except NoJson:
+def _fields(parts: Part | list[Part], spec: TensorSpec, target: Target) -> Any:
+    if isinstance(parts, list):  # the columns of a row
+        return [_field(part, spec, target) for part in parts]
+    return _field(parts, spec, target)
+
+
+def _field(part: Part, spec: TensorSpec, target: Target) -> Any:
+    """What a part of a form says of an input: an image stays bytes, JSON is read, a text is itself."""
+    if part.kind.startswith("image/") or is_image(part.content):
+        return part.content
+    text = _utf8(part.content)
+    takes_text = spec.datatype == "BYTES" or _is_text(target, spec)
+    if takes_text and part.kind.startswith("text/plain"):
         return text
+    try:
+        value = load_json(part.content.removeprefix(BOM_UTF8))
+    except NoJson:
+        how = target.preprocessing.get(spec.name)
+        if takes_text or (how is not None and how.kind == "image"):
+            return text
+        return tables.read(text, target, [spec])[0][spec.name]
+    return text if takes_text and not isinstance(value, str | list) else value
+
+
+def _joined(samples: list[Sample], target: Target) -> Sample:
+    """Samples as one batch. Raises InvalidInput where they make none."""
+    if not target.signature.batchable and not all(sample.single for sample in samples):
+        raise InvalidInput(f"'{target.model}' has no batch.", "", "Send one sample a request.")
+    whole = Sample()
+    for name in samples[0].inputs:
+        arrays = [sample.inputs[name] for sample in samples]
+        if len({array.shape[1:] for array in arrays}) > 1:
+            raise InvalidInput(
+                f"The samples for the input '{name}' differ in shape.", "", "Send them one by one, or as JSON."
+            )
+        whole.inputs[name] = _fitting(np.concatenate(arrays), target.input_specs[name], target)
+    return whole
