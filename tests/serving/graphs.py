@@ -102,6 +102,13 @@ def sums(folder: Path, **names: object) -> Target:
     return target(path, [x], [scores, total], batchable=True, **names)  # type: ignore[arg-type]
 
 
+def total(folder: Path, **names: object) -> Target:
+    """x FP32 [3] to its sum, which has no dimensions."""
+    x, y = TensorSpec("x", "FP32", (3,)), TensorSpec("y", "FP32", ())
+    path = save(folder / "total.onnx", [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)], [x], [y])
+    return target(path, [x], [y], **names)  # type: ignore[arg-type]
+
+
 def add_and_subtract(folder: Path, **names: object) -> Target:
     """Two INT32 inputs [batch, 16], their sum and difference, as in Triton's 'simple' model."""
     specs = [TensorSpec(name, "INT32", ("batch", 16)) for name in ("INPUT0", "INPUT1", "OUTPUT0", "OUTPUT1")]

@@ -69,6 +69,8 @@ IDS = [f"{datatype}-{place}" for place, (datatype, _) in enumerate(CASES)]
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     folder = tmp_path_factory.mktemp("extremes")
     models = [graphs.identity(folder, datatype, ("n",), model=datatype.lower()) for datatype in DATATYPES]
+    models += [graphs.identity(folder, datatype, (), model=f"one-{datatype.lower()}") for datatype in DATATYPES]
+    models.append(graphs.total(folder, model="total"))
     with running(folder, graphs.table(*models), ServingSettings(grpc_port=free_port())) as child:
         yield child
 
@@ -214,6 +216,38 @@ def test_a_list_with_nothing_in_it_is_told(served: Child, datatype: str) -> None
     with pytest.raises(grpc.RpcError) as caught:
         answered(served, predict_request(datatype, 1, VALUES[datatype][1], []))
     assert "has 0 values" in caught.value.details()
+
+
+@pytest.mark.parametrize("datatype", list(DATATYPES))
+def test_a_tensor_without_dimensions_is_a_bare_value(served: Child, datatype: str) -> None:
+    model, array = f"one-{datatype.lower()}", extremes(datatype)[0][-1:]
+    (value,) = plain(array)
+    status, answer = served.json("POST", f"/v1/models/{model}:predict", {"inputs": value})
+    assert (status, type(answer["outputs"])) == (200, type(value)), answer
+    assert bits([answer["outputs"]], datatype) == packed(array)
+    assert served.json("POST", f"/v1/models/{model}:predict", {"inputs": {"x": value}}) == (status, answer)
+    entry = {"name": "x", "datatype": datatype, "shape": [], "data": [value]}
+    (output,) = served.infer(model, {"inputs": [entry]})[1]["outputs"]
+    assert (output["shape"], bits(output["data"], datatype)) == ([], packed(array))
+    request = predict_request(datatype, 1, VALUES[datatype][1], listed(array, datatype))
+    request.model_spec.name = model
+    del request.inputs["x"].tensor_shape.dim[:]
+    tensor = unary(served, f"/{PREDICTION}/Predict", request, messages()["PredictResponse"]).outputs["y"]
+    assert list(tensor.tensor_shape.dim) == []
+    assert answered(served, request) == packed(array)
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity"])
+def test_a_token_is_a_bare_value_too(served: Child, value: str) -> None:
+    body = b'{"inputs": %b}' % value.encode()
+    status, _, answer = served.request("POST", "/v1/models/one-fp32:predict", body)
+    assert (status, answer) == (200, b'{"outputs": %b}' % value.encode())
+
+
+def test_what_has_no_rows_is_not_told_by_row(served: Child) -> None:
+    assert served.json("POST", "/v1/models/total:predict", {"inputs": [1, 2, 3]}) == (200, {"outputs": 6.0})
+    status, answer = served.json("POST", "/v1/models/total:predict", {"instances": [1, 2, 3]})
+    assert (status, "can not be told by row" in answer["error"]) == (400, True)
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,16 @@ def widened(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
+def nested_json(array: Array) -> Any:
+    """What orjson (with OPT_SERIALIZE_NUMPY) writes of a `widened` tensor: nested lists, or a number where it has no
+    dimensions."""
+    array = np.asarray(array, order="C")
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        # The runtime's 64-bit integers are C's `long long`, whose single numbers orjson does not know.
+        array = array.view(f"{array.dtype.kind}8")
+    return array if array.ndim else array[()]
+
+
 def _text_of(element: object) -> str:
     return element.decode("utf-8", "replace") if isinstance(element, bytes) else str(element)
 

@@ -25,7 +25,7 @@ from studio.serving.protocols import numbers
 from studio.serving.protocols.json_text import load_json
 from studio.serving.protocols.numbers import Numbers
 from studio.serving.protocols.oip_infer import MAX_BATCH
-from studio.serving.protocols.oip_tensors import nested, widened
+from studio.serving.protocols.oip_tensors import nested, nested_json, widened
 
 Json = dict[str, Any]
 _TOKENS = (b"NaN", b"Infinity")
@@ -171,8 +171,6 @@ def predictions(arrays: list[Array], target: Target, row: bool) -> bytes:
     values = [_value(array, spec) for array, spec in zip(arrays, specs, strict=True)]
     if not row:
         return _dump({"outputs": values[0] if len(specs) == 1 else _named(values, specs)}, arrays)
-    if len(specs) == 1:
-        return _dump({"predictions": values[0]}, arrays)
     counts = {array.shape[0] if array.ndim else None for array in arrays}
     if len(counts) != 1 or None in counts:
         raise InvalidInput(
@@ -180,6 +178,8 @@ def predictions(arrays: list[Array], target: Target, row: bool) -> bytes:
             "",
             "Send the request in columns ('inputs' instead of 'instances').",
         )
+    if len(specs) == 1:
+        return _dump({"predictions": values[0]}, arrays)
     return _dump({"predictions": [_named(list(each), specs) for each in zip(*values, strict=True)]}, arrays)
 
 
@@ -190,9 +190,7 @@ def _named(values: list[Any], specs: tuple[TensorSpec, ...]) -> Json:
 def _value(array: Array, spec: TensorSpec) -> Any:
     if spec.datatype == "BYTES":
         return _strings(array.tolist(), spec.name.endswith("_bytes"))
-    array = np.ascontiguousarray(array)
-    # The runtime's 64-bit integers are C's `long long`, whose single numbers orjson does not know.
-    return array.view(f"{array.dtype.kind}8") if array.dtype.kind in "iu" and array.dtype.itemsize == 8 else array
+    return nested_json(array)
 
 
 def _strings(value: Any, binary: bool) -> Any:
