@@ -106,11 +106,14 @@ def error_response(error: StudioError) -> Response:
 
 
 def header_map(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers by name. Raises InvalidInput when one that decides how the request is read comes twice."""
+    """The headers by name: of one that comes twice the last, of transfer codings all. Raises InvalidInput when one that
+    decides how the request is read comes twice."""
     headers: dict[bytes, bytes] = {}
     for name, value in pairs:
         if name in headers and name in _SINGLE:
             raise InvalidInput(f"The header '{name.decode('latin-1')}' is given twice.", "", "Send it once.")
+        if name in headers and name == b"transfer-encoding":
+            value = headers[name] + b", " + value
         headers[name] = value
     return headers
 
