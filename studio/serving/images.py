@@ -14,13 +14,16 @@ from studio.serving.loaded import Array, dtype_of
 
 MAX_PIXELS = 64_000_000
 """Images with more are refused before they are unpacked: a small file can hold an enormous one."""
-_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+SEND = "Send PNG, JPEG, WebP, GIF, BMP or TIFF."
+_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 _MODES = {"RGB": "RGB", "BGR": "RGB", "grey": "L"}
 
 
 def is_image(body: bytes) -> bool:
     """Whether bytes begin as an image of a kind that is decoded here."""
-    return body.startswith(_MAGIC) or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
+    if body.startswith(_MAGIC) or (body[:4] == b"RIFF" and body[8:12] == b"WEBP"):
+        return True
+    return body[:2] == b"BM" and body[6:10] == b"\0\0\0\0"  # reserved in BMP; words may begin so too
 
 
 def size_of(spec: TensorSpec, how: Preprocessing) -> tuple[int, int]:
@@ -44,7 +47,7 @@ def decoded(body: bytes, spec: TensorSpec, how: Preprocessing) -> Array:
     Raises InvalidInput for what is no image or too large a one, Refused, NeedsExtra.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise NeedsExtra("Decoding images needs Pillow.", "image") from error
     height, width = size_of(spec, how)
@@ -53,11 +56,15 @@ def decoded(body: bytes, spec: TensorSpec, how: Preprocessing) -> Array:
             if opened.width * opened.height > MAX_PIXELS:
                 raise InvalidInput(f"The image has {opened.width} × {opened.height} pixels.", "", "Send a smaller one.")
             # What a camera notes beside the pixels says which way is up.
-            image: Any = ImageOps.exif_transpose(opened).convert(_MODES[how.channels])
+            image: Any = _eight_bits(ImageOps.exif_transpose(opened), opened).convert(_MODES[how.channels])
     except InvalidInput:
         raise
+    except UnidentifiedImageError:  # its words name an object in memory
+        raise InvalidInput(
+            "The image can not be decoded.", "It is damaged, or of a kind that is not known here.", SEND
+        ) from None
     except Exception as error:  # decoders raise anything
-        raise InvalidInput("The image can not be decoded.", f"{str(error)[:200]}.", "Send PNG, JPEG or WebP.") from None
+        raise InvalidInput("The image can not be decoded.", f"{str(error)[:200]}.", SEND) from None
     filters = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}
     resample = filters.get(how.interpolation, Image.Resampling.BILINEAR)
     if how.resize == "crop":
@@ -70,6 +77,27 @@ def decoded(body: bytes, spec: TensorSpec, how: Preprocessing) -> Array:
     if how.channels == "BGR":
         pixels = pixels[:, :, ::-1]
     return _normalised(pixels, spec, how)
+
+
+def _eight_bits(image: Any, opened: Any) -> Any:
+    """The image with 0 to 255 a channel; Pillow itself would cut greys of 16 bits off at 255. Raises InvalidInput."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and opened.format in ("PNG", "PPM")):
+        raise InvalidInput(
+            "The image has 32 bits a pixel.",
+            "Which of its values is white is not known.",
+            "Send it with 8 or 16 bits, or the numbers.",
+        )
+    from PIL import Image
+
+    # TIFF 6.0, tags 258 (BitsPerSample: 12 come unscaled) and 262 (0: white is zero).
+    tags = getattr(opened, "tag_v2", {})
+    white = 2 ** int(tags.get(258, (16,))[0]) - 1
+    pixels = np.clip(np.asarray(image, dtype=np.float32), 0, white) * np.float32(255 / white)
+    if tags.get(262) == 0:
+        pixels = 255 - pixels
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
 def _normalised(pixels: Array, spec: TensorSpec, how: Preprocessing) -> Array:

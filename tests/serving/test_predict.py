@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -164,7 +165,8 @@ def test_plain_text_is_the_text_where_the_model_takes_one_and_says_nothing_elsew
     assert send(served, "digits", line, PLAIN) == send(served, "digits", line, "text/csv")
     letters = '{"x": "the cat"}'
     assert send(served, "words", letters.encode(), PLAIN)[1]["outputs"] == {"y": letters}
-    assert send(served, "words", b"BMW", PLAIN)[1]["outputs"] == {"y": "BMW"}
+    for kind in (PLAIN, ""):
+        assert send(served, "words", b"BMW or VW", kind)[1]["outputs"] == {"y": "BMW or VW"}
 
 
 @pytest.mark.parametrize("kind", ["", "application/x-www-form-urlencoded", PLAIN])
@@ -246,6 +248,7 @@ def test_no_part_of_a_form_is_dropped(served: Child, where: str, parts: Any, wor
         ("person", b"5", "", 400, "2 inputs"),
         ("unknown", picture(), "", 422, 'kind = "image"'),
         ("colour", picture()[:40], "image/png", 400, "can not be decoded"),
+        ("colour", b"\x89PNG\r\n\x1a\nand no more", "", 400, "It is damaged, or of a kind"),
         ("colour", b'{"image": "!!"}', "", 400, "base64"),
         ("colour", b"nonsense", "multipart/form-data; boundary=b", 400, "form"),
         ("floats", b"[[1]]", "", 400, "[1, 1]"),
@@ -262,6 +265,50 @@ def test_an_enormous_image_is_refused_before_it_is_unpacked() -> None:
     spec = TensorSpec("image", "FP32", ("batch", 3, 4, 4))
     with pytest.raises(InvalidInput, match="9000 × 9000 pixels"):
         decoded(out.getvalue(), spec, Preprocessing(kind="image"))
+
+
+def tiff_of_12_bits(*values: int) -> bytes:
+    """One row of greys from 0 to 4095, two of them in three bytes, as microscopes write them."""
+    bits = "".join(f"{value:012b}" for value in values)
+    data = bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
+    tags = {256: len(values), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 1, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + data
+
+
+def grey(kind: str, values: Any, **options: Any) -> bytes:
+    """An encoded image of one row of greys."""
+    out = io.BytesIO()
+    Image.fromarray(np.array([values])).save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        grey("PNG", np.array([0, 128 * 257, 65535], np.uint16)),
+        grey("TIFF", np.array([0, 128 * 257, 65535], np.uint16)),
+        grey("TIFF", np.array([0, 128 * 257, 65535], ">u2")),
+        grey("TIFF", np.array([65535, 127 * 257, 0], np.uint16), tiffinfo={262: 0}),
+        tiff_of_12_bits(0, 2056, 4095),
+        b"P5\n3 1\n255\n\x00\x80\xff",
+        b"P5\n3 1\n1000\n\x00\x00\x01\xf6\x03\xe8",
+    ],
+    ids=["png", "tiff", "big-endian tiff", "tiff with white at 0", "tiff of 12 bits", "pgm", "pgm of 1000 greys"],
+)
+@pytest.mark.parametrize("channels", ["grey", "RGB"])
+def test_greys_of_16_bits_are_the_greys_that_they_are(body: bytes, channels: Any) -> None:
+    depth = 1 if channels == "grey" else 3
+    spec = TensorSpec("image", "UINT8", ("batch", 1, 3, depth))
+    how = Preprocessing(kind="image", channels=channels, layout="NHWC", interpolation="nearest")
+    assert decoded(body, spec, how)[0, 0].tolist() == [[0] * depth, [128] * depth, [255] * depth]
+
+
+@pytest.mark.parametrize("datatype", [np.int32, np.float32])
+def test_images_without_a_known_white_are_refused(datatype: Any) -> None:
+    spec = TensorSpec("image", "UINT8", ("batch", 1, 3, 1))
+    with pytest.raises(InvalidInput, match="32 bits a pixel"):
+        decoded(grey("TIFF", np.zeros(3, datatype)), spec, Preprocessing(kind="image", channels="grey", layout="NHWC"))
 
 
 HALVES = Image.new("RGB", (8, 4), (0, 0, 255))
