@@ -5,20 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-import struct
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from PIL import Image
 
-from studio.core.errors import InvalidInput
 from studio.core.preprocessing import Preprocessing
 from studio.core.routing import Target
 from studio.core.tensors import TensorSpec
-from studio.serving.images import decoded
 from tests.serving import graphs
 from tests.serving.harness import Child, running
 
@@ -49,6 +46,15 @@ def person(folder: Any) -> Target:
     return graphs.target(path, [age, name], [older, same], model="person", batchable=True)
 
 
+def total(folder: Any, shape: tuple[Any, ...], model: str) -> Target:
+    """The sum of three numbers: one for each row, or one alone."""
+    x, y = TensorSpec("x", "FP32", (*shape, 3)), TensorSpec("y", "FP32", shape)
+    axis = numpy_helper.from_array(np.array([-1], np.int64), "axis")
+    nodes = [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)]
+    path = graphs.save(folder / f"{model}.onnx", nodes, [x], [y], [axis])
+    return graphs.target(path, [x], [y], model=model)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     folder = tmp_path_factory.mktemp("predict")
@@ -63,6 +69,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.identity(folder, "BYTES", ("n",), model="words"),
         graphs.identity(folder, "FP32", ("n",), model="floats"),
         graphs.identity(folder, "FP32", ("length",), model="vectors"),
+        graphs.identity(folder, "BF16", ("n",), model="brains"),
+        graphs.identity(folder, "FP32", ("n", 3), model="scores", labels=("a", "b", "c")),
+        total(folder, ("batch",), "totals"),
+        total(folder, (), "total"),
         graphs.identity(folder, "FP32", (1, 3, 4, 4), model="pair", preprocessing={"x": Preprocessing(kind="image")}),
         aliases={"production": "3-fp32"},
     )
@@ -93,6 +103,32 @@ def test_one_sample_comes_and_goes_without_a_batch(served: Child) -> None:
     assert many["predictions"][0] == {"label": one["label"], "probabilities": one["probabilities"]}
     assert send(served, "digits/3", json.dumps({"x": ROW}).encode(), "application/json") == (200, one)
     assert send(served, "digits", json.dumps([{"x": ROW}, {"x": ROW[::-1]}]).encode()) == (200, many)
+
+
+def test_a_number_alone_is_no_list(served: Child) -> None:
+    """One sample has no batch in any output, and a model may give a number to begin with."""
+    for body, kind in ((b"[1, 2, 3.5]", ""), (b'{"x": [1, 2, 3.5]}', ""), (b"1, 2, 3.5", "text/csv")):
+        assert send(served, "totals", body, kind)[1]["outputs"] == {"y": 6.5}
+    assert send(served, "totals", b"[[1, 2, 3.5]]")[1]["outputs"] == {"y": [6.5]}
+    assert send(served, "total", b"[1, 2, 3.5]")[1]["outputs"] == {"y": 6.5}
+    for model in ("totals", "total"):
+        assert served.json("POST", f"/predictions/{model}", [1, 2, 3.5]) == (200, 6.5)
+    assert send(served, "brains", b"[1.5]")[1]["outputs"] == {"y": [1.5]}
+    assert send(served, "brains", b"1.5")[1]["outputs"] == {"y": 1.5}
+    assert send(served, "totals", b"[1, 2, null]")[1]["outputs"] == {"y": None}
+
+
+def test_a_row_with_nan_among_its_scores_has_no_label(served: Child) -> None:
+    status, answer = send(served, "scores", b"nan,0.25,0.5\n0.25,0.25,0.5\n", "text/csv")
+    assert (status, answer["outputs"]["y"][0]) == (200, [None, 0.25, 0.5])
+    assert answer["predictions"] == [
+        {"label": None, "probabilities": {"a": None, "b": 0.25, "c": 0.5}},
+        {"label": "c", "probabilities": {"a": 0.25, "b": 0.25, "c": 0.5}},
+    ]
+    alone = send(served, "scores", b"[null, 0.25, 0.5]")[1]
+    assert (alone["label"], alone["scores"]) == (None, {"a": None, "b": 0.25, "c": 0.5})
+    status, _, body = served.request("POST", "/predictions/scores", b"[null, 0.25, 0.5]")
+    assert (status, body) == (200, b'{"c":0.5,"b":0.25,"a":null}')
 
 
 def test_rows_of_csv(served: Child) -> None:
@@ -257,93 +293,3 @@ def test_no_part_of_a_form_is_dropped(served: Child, where: str, parts: Any, wor
 def test_mistakes_are_told(served: Child, where: str, body: bytes, kind: str, status: int, words: str) -> None:
     got, answer = send(served, where, body, kind)
     assert (got, words in answer["error"]) == (status, True), answer
-
-
-def test_an_enormous_image_is_refused_before_it_is_unpacked() -> None:
-    out = io.BytesIO()
-    Image.new("1", (9_000, 9_000)).save(out, "PNG")
-    spec = TensorSpec("image", "FP32", ("batch", 3, 4, 4))
-    with pytest.raises(InvalidInput, match="9000 × 9000 pixels"):
-        decoded(out.getvalue(), spec, Preprocessing(kind="image"))
-
-
-def tiff_of_12_bits(*values: int) -> bytes:
-    """One row of greys from 0 to 4095, two of them in three bytes, as microscopes write them."""
-    bits = "".join(f"{value:012b}" for value in values)
-    data = bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
-    tags = {256: len(values), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 1, 279: len(data)}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + data
-
-
-def grey(kind: str, values: Any, **options: Any) -> bytes:
-    """An encoded image of one row of greys."""
-    out = io.BytesIO()
-    Image.fromarray(np.array([values])).save(out, kind, **options)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        grey("PNG", np.array([0, 128 * 257, 65535], np.uint16)),
-        grey("TIFF", np.array([0, 128 * 257, 65535], np.uint16)),
-        grey("TIFF", np.array([0, 128 * 257, 65535], ">u2")),
-        grey("TIFF", np.array([65535, 127 * 257, 0], np.uint16), tiffinfo={262: 0}),
-        tiff_of_12_bits(0, 2056, 4095),
-        b"P5\n3 1\n255\n\x00\x80\xff",
-        b"P5\n3 1\n1000\n\x00\x00\x01\xf6\x03\xe8",
-    ],
-    ids=["png", "tiff", "big-endian tiff", "tiff with white at 0", "tiff of 12 bits", "pgm", "pgm of 1000 greys"],
-)
-@pytest.mark.parametrize("channels", ["grey", "RGB"])
-def test_greys_of_16_bits_are_the_greys_that_they_are(body: bytes, channels: Any) -> None:
-    depth = 1 if channels == "grey" else 3
-    spec = TensorSpec("image", "UINT8", ("batch", 1, 3, depth))
-    how = Preprocessing(kind="image", channels=channels, layout="NHWC", interpolation="nearest")
-    assert decoded(body, spec, how)[0, 0].tolist() == [[0] * depth, [128] * depth, [255] * depth]
-
-
-@pytest.mark.parametrize("datatype", [np.int32, np.float32])
-def test_images_without_a_known_white_are_refused(datatype: Any) -> None:
-    spec = TensorSpec("image", "UINT8", ("batch", 1, 3, 1))
-    with pytest.raises(InvalidInput, match="32 bits a pixel"):
-        decoded(grey("TIFF", np.zeros(3, datatype)), spec, Preprocessing(kind="image", channels="grey", layout="NHWC"))
-
-
-HALVES = Image.new("RGB", (8, 4), (0, 0, 255))
-HALVES.paste((255, 0, 0), (0, 0, 4, 4))
-
-
-@pytest.mark.parametrize(
-    ("how", "shape", "expected"),
-    [
-        (Preprocessing(kind="image"), (3, 1, 2), [255, 0, 0, 0, 0, 255]),
-        (Preprocessing(kind="image", channels="BGR"), (3, 1, 2), [0, 255, 0, 0, 255, 0]),
-        (Preprocessing(kind="image", layout="NHWC"), (1, 2, 3), [255, 0, 0, 0, 0, 255]),
-        (Preprocessing(kind="image", channels="grey", layout="NHW"), (1, 2), [76, 29]),
-        (Preprocessing(kind="image", scale=1 / 255, mean=(0.5,), std=(0.5,)), (3, 1, 2), [1, -1, -1, -1, -1, 1]),
-        (Preprocessing(kind="image", mean=(255, 0, 0), std=(1, 1, 5)), (3, 1, 2), [0, -255, 0, 0, 0, 51]),
-    ],
-)
-def test_pixels_become_what_the_settings_say(how: Preprocessing, shape: tuple[int, ...], expected: list[float]) -> None:
-    out = io.BytesIO()
-    HALVES.save(out, "PNG")
-    spec = TensorSpec("image", "FP32", ("batch", *shape))
-    array = decoded(out.getvalue(), spec, Preprocessing(**{**how.__dict__, "interpolation": "nearest"}))
-    assert array.shape == (1, *shape)
-    np.testing.assert_allclose(array.ravel(), expected, atol=1)
-
-
-def test_proportions_are_kept_or_not() -> None:
-    out = io.BytesIO()
-    HALVES.save(out, "PNG")
-    spec = TensorSpec("image", "UINT8", ("batch", 4, 4, 3))
-
-    def made(resize: Any) -> Any:
-        return decoded(out.getvalue(), spec, Preprocessing(kind="image", layout="NHWC", resize=resize))
-
-    assert made("crop").dtype == np.uint8
-    assert made("pad")[0, 0].tolist() == [[0, 0, 0]] * 4  # the bar above
-    assert made("stretch")[0, 0, 0].tolist()[0] > 200
-    assert {tuple(pixel) for pixel in made("crop")[0, 0, ::3].tolist()} == {(255, 0, 0), (0, 0, 255)}

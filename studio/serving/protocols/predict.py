@@ -87,8 +87,13 @@ def outputs(target: Target, arrays: list[Array], single: bool) -> dict[str, Any]
         array = widened(array)
         if single and array.ndim and array.shape[0] == 1 and spec.shape and isinstance(spec.shape[0], str):
             array = array[0]
-        shown[spec.name] = _strings(array) if spec.datatype == "BYTES" else np.ascontiguousarray(array)
+        shown[spec.name] = _strings(array) if spec.datatype == "BYTES" else _numbers(array)
     return shown
+
+
+def _numbers(array: Any) -> Any:
+    """What orjson writes: a number alone is one of numpy's, because it takes no array without dimensions."""
+    return np.ascontiguousarray(array) if array.ndim else array[()]
 
 
 def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
@@ -106,15 +111,22 @@ def _strings(array: Any) -> Any:
 
 
 def labelled(target: Target, arrays: list[Array]) -> list[dict[str, Any]] | None:
-    """For each row its label and scores, where the settings name the classes and an output has one score for each."""
+    """For each row its label and scores, where the settings name the classes and an output has one score for each.
+
+    A row with a NaN among its scores has the label None.
+    """
     labels = target.class_labels
     for spec, array in zip(target.signature.outputs, map(widened, arrays), strict=True):
         if labels and spec.datatype in FLOATS and array.ndim == 2 and array.shape[1] == len(labels):
-            sure = bool((array >= 0).all()) and bool(np.allclose(array.sum(axis=1), 1, atol=1e-3))
+            known: Array = np.logical_not(np.isnan(array).any(axis=1))
+            rows = array[known]
+            sure = bool(known.any() and (rows >= 0).all()) and bool(np.allclose(rows.sum(axis=1), 1, atol=1e-3))
             word = "probabilities" if sure else "scores"
-            best = array.argmax(axis=1)
             return [
-                {"label": labels[place], word: {label: float(score) for label, score in zip(labels, row, strict=True)}}
-                for place, row in zip(best, array, strict=True)
+                {
+                    "label": labels[int(row.argmax())] if certain else None,
+                    word: {label: float(score) for label, score in zip(labels, row, strict=True)},
+                }
+                for certain, row in zip(known, array, strict=True)
             ]
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import isnan
 from typing import Any
 
 import orjson
@@ -134,7 +135,7 @@ def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
     value: Any
     if rows is not None:
         best = [
-            dict(sorted(next(iter(scores)).items(), key=lambda item: -item[1])[:TOP])
+            dict(sorted(next(iter(scores)).items(), key=_rank)[:TOP])
             for row in rows
             if (scores := [part for part in row.values() if isinstance(part, dict)])
         ]
@@ -143,6 +144,11 @@ def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
         shown = predict.outputs(target, arrays, single)
         value = next(iter(shown.values())) if len(shown) == 1 else shown
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _rank(scored: tuple[str, float]) -> tuple[bool, float]:
+    """The highest score first, NaN last."""
+    return isnan(scored[1]), -scored[1]
 
 
 def _manage(service: Service, request: Request, rest: list[str]) -> Response:
