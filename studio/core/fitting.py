@@ -23,9 +23,37 @@ def fitted(array: Array, dtype: np.dtype[Any]) -> Array | None:
         if int(array.min()) < low or int(array.max()) > high:
             return None
         return array.astype(dtype)
-    with np.errstate(over="ignore"):
-        result = array.astype(dtype)
+    result = rounded(array, dtype)
     return result if bool((np.isfinite(result) | ~np.isfinite(array)).all()) else None
+
+
+def rounded(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The numbers as a floating-point `dtype`, each the nearest that it holds; what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        if dtype.name == "bfloat16" and array.dtype.itemsize >= 4:
+            array = _odd(array)
+        return array.astype(dtype, copy=False)
+
+
+def _odd(array: Array) -> Array:
+    """As 32-bit floats rounded to odd: what lies between two of them becomes the one whose last bit is 1. That bit then
+    says so to a further rounding, and both together round once.
+
+    Source: S. Boldo, G. Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to
+    odd", 2008. Casts from doubles to bfloat16 go by way of the nearest float, and so round twice.
+    """
+    if array.dtype.kind in "iu":
+        # Doubles do not hold the last 11 of 64 bits: the same with these.
+        rest = array & 0x7FF
+        cut = ((array >= 2**53) | (array <= -(2**53))) & (rest != 0)
+        array = np.where(cut, (array - rest) | 0x800, array).astype(np.float64)
+    near = array.astype(np.float32)
+    bits = near.view(np.uint32)
+    # The magnitude is in the lower bits, whatever the sign is.
+    bits = bits - (np.abs(near.astype(np.float64)) > np.abs(array))
+    inexact = (near != array) & ~np.isnan(array)
+    odd: Array = (bits | inexact).view(np.float32)
+    return odd
 
 
 def whole(values: Any) -> Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import prod
 from typing import Any
 
@@ -77,6 +78,47 @@ def test_any_bytes_are_a_tensor_or_refused(data: st.DataObject, datatype: str) -
         return
     assert array.shape == shape
     assert same(tensors.from_binary(memoryview(tensors.to_binary(array, datatype)), datatype, shape, "x", "m"), array)
+
+
+BF16_WORDS = np.arange(0x7F80, dtype=np.uint16)
+"""All that are finite and not negative, in their order."""
+BF16_VALUES = BF16_WORDS.view(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def nearest_bf16(value: float) -> int:
+    """The word of the nearest BF16, of two as near the even one. Fractions are exact."""
+    size = abs(Fraction(value))
+    above = int(np.searchsorted(BF16_VALUES, float(abs(value))))
+    near = range(max(above - 2, 0), min(above + 3, len(BF16_WORDS)))
+    word = min(near, key=lambda word: (abs(Fraction(BF16_VALUES[word]) - size), word % 2))
+    return word | (0x8000 if value < 0 or str(value) == "-0.0" else 0)
+
+
+HALVES = st.integers(0, 0x7F7E).map(lambda word: float(BF16_VALUES[word] + BF16_VALUES[word + 1]) / 2)
+"""What lies in the middle of two: there a second rounding shows."""
+NEAR_HALVES = st.tuples(HALVES, st.sampled_from([0.0, 2.0**-30, -(2.0**-30), 2.0**-52, -(2.0**-52)])).map(
+    lambda pair: pair[0] * (1 + pair[1])
+)
+
+
+@given(values=st.lists(st.floats(-3e38, 3e38) | NEAR_HALVES, min_size=1), sign=st.sampled_from([1, -1]))
+@pytest.mark.parametrize("times", [1, 200])
+def test_bf16_is_rounded_once(values: list[float], sign: int, times: int) -> None:
+    values = [sign * value for value in values] * times
+    array = tensors.from_json(values, "BF16", (len(values),), "x")
+    assert array.view(np.uint16).tolist() == [nearest_bf16(value) for value in values]
+
+
+BY_HALVES = st.builds(lambda high, by: 2**high + 2 ** (high - 8) + by, st.integers(8, 63), st.integers(-1, 1))
+
+
+@given(
+    values=st.lists(st.integers(0, 2**64 - 1) | BY_HALVES, min_size=1)
+    | st.lists(st.integers(-(2**63), 2**63 - 1) | BY_HALVES.filter(lambda v: v < 2**63).map(lambda v: -v), min_size=1)
+)
+def test_whole_numbers_are_rounded_once_to_bf16(values: list[int]) -> None:
+    array = tensors.from_json(values, "BF16", (len(values),), "x")
+    assert array.view(np.uint16).tolist() == [nearest_bf16(value) for value in values]
 
 
 JSON_VALUES = st.recursive(

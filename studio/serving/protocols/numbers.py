@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from studio.core.fitting import rounded
 from studio.core.tensors import FLOATS
 from studio.serving.http import Body
 from studio.serving.loaded import Array, dtype_of
@@ -63,7 +64,7 @@ class Numbers:
                 return None
             if not _within(doubles, -EXACT, EXACT) or (datatype == "FP16" and not _within(doubles, -65504.0, 65504.0)):
                 return None
-            return doubles.astype(dtype, copy=False).reshape(self.shape)
+            return rounded(doubles, dtype).reshape(self.shape)
         if dtype.kind in "iu":
             try:
                 whole = np.frombuffer(self._source.as_buffer(of_type="i"), np.int64)

@@ -126,7 +126,8 @@ def _numbers(data: list[Any], datatype: str, name: str) -> Array:
             return array
     if not found.size:
         return found.astype(dtype)
-    if found.dtype.kind == "f" and dtype.kind in "iu" and (exact := whole(data)) is not None:
+    # BF16 is narrow enough for the rounding to a double to show.
+    if found.dtype.kind == "f" and (dtype.kind in "iu" or datatype == "BF16") and (exact := whole(data)) is not None:
         found = exact
     kind = found.dtype.kind
     if kind not in _KINDS.get(datatype, "iu"):
