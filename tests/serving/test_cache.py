@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import tritonclient.grpc as triton
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from studio.core.settings import ServingSettings
 from studio.serving.cache import Cache, key_of
 from tests.serving import graphs
 from tests.serving.harness import Child, running
+from tests.serving.test_grpc import free_port, grpc_port
 
 
 def infer(server: Child, value: float, **more: Any) -> Any:
@@ -46,6 +49,15 @@ def test_without_the_option_everything_runs(tmp_path: Path) -> None:
         (row,) = server.json("GET", "/v2/models/m/stats")[1]["model_stats"]
         assert row["inference_count"] == 2
         assert row["inference_stats"]["cache_miss"]["count"] == 0
+
+
+@pytest.mark.parametrize("size", [0, 10_000])
+def test_the_configuration_tells_whether_answers_are_kept(tmp_path: Path, size: int) -> None:
+    settings = ServingSettings(cache_bytes=size, grpc_port=free_port())
+    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server:
+        assert server.json("GET", "/v2/models/m/config")[1]["response_cache"] == {"enable": bool(size)}
+        with triton.InferenceServerClient(f"127.0.0.1:{grpc_port(server)}") as client:
+            assert client.get_model_config("m").config.response_cache.enable is bool(size)
 
 
 _ARRAYS = st.one_of(

@@ -217,7 +217,7 @@ async def _model_metadata(service: Service, request: Any, _caller: Caller) -> An
 
 async def _model_config(service: Service, request: Any, _caller: Caller) -> Any:
     target = service.router.resolve(request.name, request.version)
-    return ParseDict({"config": documents.config(target)}, inference()["ModelConfigResponse"]())
+    return ParseDict({"config": documents.config(target, service.cache is not None)}, inference()["ModelConfigResponse"]())
 
 
 async def _model_statistics(service: Service, request: Any, _caller: Caller) -> Any:

@@ -110,7 +110,7 @@ async def _about(service: Service, request: Request, model: str, version: str, a
     if action == "":
         return json_response(documents.metadata(routes, target))
     if action == "config":
-        return json_response(documents.config(target))
+        return json_response(documents.config(target, service.cache is not None))
     if action == "stats":
         return json_response(await statistics_of(service, model, version))
     if reason := unready(service, target):

@@ -43,8 +43,11 @@ def _tensor(spec: TensorSpec) -> Json:
     return {"name": spec.name, "datatype": spec.datatype, "shape": spec.wire_shape}
 
 
-def config(target: Target) -> Json:
-    """GET …/config. Targets that take batches have `max_batch_size` > 0 and dims without the batch, as in Triton."""
+def config(target: Target, cached: bool) -> Json:
+    """GET …/config. Targets that take batches have `max_batch_size` > 0 and dims without the batch, as in Triton.
+
+    `cached`: answers are kept for requests that come again.
+    """
     batchable = target.signature.batchable
     return {
         "name": target.model,
@@ -56,7 +59,7 @@ def config(target: Target) -> Json:
         "version_policy": {"specific": {"versions": [target.version]}},
         "instance_group": [{"name": target.model, "kind": "KIND_CPU", "count": 1}],
         "model_transaction_policy": {"decoupled": False},
-        "response_cache": {"enable": False},
+        "response_cache": {"enable": cached},
     }
 
 
