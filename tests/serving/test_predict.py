@@ -15,7 +15,7 @@ from PIL import Image
 
 from studio.core.preprocessing import Preprocessing
 from studio.core.routing import Target
-from studio.core.tensors import TensorSpec
+from studio.core.tensors import DATATYPES, TensorSpec
 from tests.serving import graphs
 from tests.serving.harness import Child, running
 
@@ -69,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.identity(folder, "BYTES", ("n",), model="words"),
         graphs.identity(folder, "FP32", ("n",), model="floats"),
         graphs.identity(folder, "FP32", ("length",), model="vectors"),
-        graphs.identity(folder, "BF16", ("n",), model="brains"),
+        *(graphs.identity(folder, datatype, ("n",), model=f"one-{datatype}") for datatype in DATATYPES),
         graphs.identity(folder, "FP32", ("n", 3), model="scores", labels=("a", "b", "c")),
         total(folder, ("batch",), "totals"),
         total(folder, (), "total"),
@@ -113,9 +113,14 @@ def test_a_number_alone_is_no_list(served: Child) -> None:
     assert send(served, "total", b"[1, 2, 3.5]")[1]["outputs"] == {"y": 6.5}
     for model in ("totals", "total"):
         assert served.json("POST", f"/predictions/{model}", [1, 2, 3.5]) == (200, 6.5)
-    assert send(served, "brains", b"[1.5]")[1]["outputs"] == {"y": [1.5]}
-    assert send(served, "brains", b"1.5")[1]["outputs"] == {"y": 1.5}
     assert send(served, "totals", b"[1, 2, null]")[1]["outputs"] == {"y": None}
+
+
+@pytest.mark.parametrize("datatype", list(DATATYPES))
+def test_a_value_alone_of_every_datatype(served: Child, datatype: str) -> None:
+    value: Any = {"BYTES": "a", "BOOL": True}.get(datatype, 0.1 if datatype in ("FP32", "FP64") else 1)
+    assert served.json("POST", f"/predict/one-{datatype}", value)[1]["outputs"] == {"y": value}
+    assert served.json("POST", f"/predict/one-{datatype}", [value])[1]["outputs"] == {"y": [value]}
 
 
 def test_a_row_with_nan_among_its_scores_has_no_label(served: Child) -> None:

@@ -92,8 +92,11 @@ def outputs(target: Target, arrays: list[Array], single: bool) -> dict[str, Any]
 
 
 def _numbers(array: Any) -> Any:
-    """What orjson writes: a number alone is one of numpy's, because it takes no array without dimensions."""
-    return np.ascontiguousarray(array) if array.ndim else array[()]
+    """What orjson writes. It takes no array without dimensions, and of numpy's numbers alone not the runtime's integers
+    (`longlong`); floats stay numpy's, which are written as short as they are."""
+    if array.ndim:
+        return np.ascontiguousarray(array)
+    return array[()] if array.dtype.kind == "f" else array.item()
 
 
 def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
