@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from studio.core.settings import ServingSettings
 from studio.serving.grpc.oip_messages import health, inference
+from studio.serving.grpc.tfs_messages import messages as tfs
 from tests.serving import graphs
 from tests.serving.harness import Child, running
 
@@ -243,6 +244,48 @@ def test_what_is_too_large_is_refused(served: Child) -> None:
             inference()["ModelInferResponse"],
         )
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code"),
+    [
+        ("inference.GRPCInferenceService/ModelInfer", infer_request("FP32", [2, 64], [ROWS.tobytes()]), "OK"),
+        ("inference.GRPCInferenceService/ModelInfer", infer_request("FP32", [2, 64], [b""]), "INVALID_ARGUMENT"),
+        ("inference.GRPCInferenceService/ModelInfer", inference()["ModelInferRequest"](model_name="no"), "NOT_FOUND"),
+        ("inference.GRPCInferenceService/ServerLive", inference()["ServerLiveRequest"](), "OK"),
+        ("inference.GRPCInferenceService/ModelMetadata", inference()["ModelMetadataRequest"](name="no"), "NOT_FOUND"),
+        ("tensorflow.serving.PredictionService/Predict", tfs()["PredictRequest"](), "INVALID_ARGUMENT"),
+        ("grpc.health.v1.Health/Check", health()["HealthCheckRequest"](), "OK"),
+        ("grpc.health.v1.Health/Check", health()["HealthCheckRequest"](service="no"), "NOT_FOUND"),
+    ],
+)
+def test_ids_come_back_however_the_call_ends(served: Child, method: str, request_: Any, code: str) -> None:
+    def told(sent: tuple[tuple[str, str], ...]) -> dict[str, str]:
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port(served)}") as channel:
+            call = channel.unary_unary(f"/{method}", lambda message: message.SerializeToString())
+            done = call.future(request_, metadata=sent)
+            assert done.code().name == code, done.details()
+            return dict(done.trailing_metadata())
+
+    sent = (("x-request-id", "abc-1"), ("traceparent", TRACE), ("tracestate", "a=1"))
+    back = told((*sent, ("other", "x")))
+    assert sent == tuple((name, back[name]) for name, _ in sent)
+    assert "other" not in back
+    assert ("x-studio-reference" in back) is (method.endswith("ModelInfer") and code != "NOT_FOUND")
+    assert "x-request-id" not in told((("x-request-id", "a" * 300),))
+
+
+def test_ids_come_back_from_a_stream(served: Child) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{grpc_port(served)}") as channel:
+        stream = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer", lambda message: message.SerializeToString()
+        )
+        call = stream(iter([infer_request("FP32", [2, 64], [ROWS.tobytes()])]), metadata=(("x-request-id", "s-1"),))
+        assert len(list(call)) == 1
+        assert dict(call.trailing_metadata())["x-request-id"] == "s-1"
 
 
 def test_health(served: Child) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from studio.core.settings import ServingSettings
 from tests.serving import graphs
 from tests.serving.harness import Child, running
+from tests.serving.test_grpc import free_port, grpc_port
 
 ROW = json.dumps({"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": [0.5] * 64}]}).encode()
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -52,6 +56,25 @@ def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
     assert "shape" in lines[1]["error"]
     # What is not there takes no room.
     assert "error" not in lines[0] and "traceparent" not in lines[1]
+
+
+def test_calls_over_grpc_are_in_the_access_log_with_their_ids(tmp_path: Path) -> None:
+    log = tmp_path / "access.jsonl"
+    settings = ServingSettings(access_log=str(log), grpc_port=free_port())
+    ids = {"x-request-id": "one", "traceparent": TRACE}
+    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server:
+        with triton.InferenceServerClient(f"127.0.0.1:{grpc_port(server)}") as client:
+            given = triton.InferInput("x", [1, 64], "FP32")
+            given.set_data_from_numpy(np.zeros((1, 64), np.float32))
+            client.infer("m", [given], headers=ids)
+            with pytest.raises(InferenceServerException):
+                client.infer("m", [], headers={"x-request-id": "two"})
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["id"], line["protocol"], line["status"]) for line in lines] == [
+        ("one", "v2 grpc", 200),
+        ("two", "v2 grpc", 400),
+    ]
+    assert lines[0]["traceparent"] == TRACE
 
 
 def test_a_log_that_can_not_be_written_stops_nothing(tmp_path: Path) -> None:

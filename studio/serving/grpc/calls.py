@@ -9,7 +9,7 @@ from typing import Any
 
 from studio.core.errors import StudioError
 from studio.core.routing import Target
-from studio.serving.http import REFERENCE, Connection, Response
+from studio.serving.http import REFERENCE, Connection, Response, echoed
 from studio.serving.loaded import LoadedModel
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service
@@ -17,18 +17,32 @@ from studio.serving.service import Exchange, Service
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: what its metadata says, and what it is told beside the answer. `context` is gRPC's, of the call."""
+    """Who calls: what its metadata says, and what it is told beside the answer. `context` is gRPC's, of the call;
+    `headers` are its metadata, of a name that comes twice the last."""
 
     context: Any
+    headers: dict[bytes, bytes]
+
+    @staticmethod
+    def of(context: Any) -> Caller:
+        """The caller of a call that begins: what it sent to find it again goes back, however the call ends."""
+        pairs = context.invocation_metadata() or ()
+        headers = {name.encode(): value.encode() if isinstance(value, str) else value for name, value in pairs}
+        caller = Caller(context, headers)
+        caller._tell(echoed(headers))
+        return caller
 
     def key(self) -> bytes:
         """What the call is kept with one version by, where its model is split."""
-        pairs = self.context.invocation_metadata() or ()
-        return sticky_key({name.encode(): value.encode() if isinstance(value, str) else value for name, value in pairs})
+        return sticky_key(self.headers)
 
     def tell(self, target: Target) -> None:
         """Name the variant that answers, in the trailing metadata."""
-        self.context.set_trailing_metadata(((REFERENCE.decode(), target.name),))
+        self._tell((*echoed(self.headers), (REFERENCE, target.name.encode())))
+
+    def _tell(self, pairs: tuple[tuple[bytes, bytes], ...]) -> None:
+        if pairs:
+            self.context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in pairs])
 
 
 class Call(Exchange):
@@ -63,6 +77,7 @@ async def run_call(
     target: Target,
     model: LoadedModel,
     request: Any,
+    caller: Caller,
     started_ns: int,
     shadow: Target | None = None,
 ) -> bytes:
@@ -75,6 +90,7 @@ async def run_call(
 
     connection = Connection()
     call = kind(service, target, connection, started_ns, settle, shadow)
+    call.headers = caller.headers
     try:
         call.begin_call(model, request)
     except StudioError as error:

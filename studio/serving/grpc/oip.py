@@ -171,7 +171,7 @@ async def infer(service: Service, request: Any, caller: Caller, alone: bool = Tr
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, started_ns, str(error))
         raise
-    return await run_call(service, Infer, target, model, request, started_ns, shadow)
+    return await run_call(service, Infer, target, model, request, caller, started_ns, shadow)
 
 
 async def stream(service: Service, requests: AsyncIterator[Any], caller: Caller) -> AsyncIterator[bytes]:
@@ -217,7 +217,8 @@ async def _model_metadata(service: Service, request: Any, _caller: Caller) -> An
 
 async def _model_config(service: Service, request: Any, _caller: Caller) -> Any:
     target = service.router.resolve(request.name, request.version)
-    return ParseDict({"config": documents.config(target, service.cache is not None)}, inference()["ModelConfigResponse"]())
+    document = {"config": documents.config(target, service.cache is not None)}
+    return ParseDict(document, inference()["ModelConfigResponse"]())
 
 
 async def _model_statistics(service: Service, request: Any, _caller: Caller) -> Any:

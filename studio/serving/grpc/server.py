@@ -101,9 +101,10 @@ class GrpcServer:
 
     def _unary(self, answer: oip.Unary) -> Any:
         async def handle(request: Any, context: Any) -> Any:
+            caller = Caller.of(context)
             await _check(request, context)
             try:
-                return await answer(self._service, request, Caller(context))
+                return await answer(self._service, request, caller)
             except StudioError as error:
                 await _abort(context, error)
             except grpc.aio.AbortError:
@@ -115,7 +116,7 @@ class GrpcServer:
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
         try:
-            async for response in oip.stream(self._service, _checked(requests, context), Caller(context)):
+            async for response in oip.stream(self._service, _checked(requests, context), Caller.of(context)):
                 yield response
         except grpc.aio.AbortError:
             raise
@@ -129,6 +130,7 @@ class GrpcServer:
             return messages["HealthCheckResponse"](status=name or ("SERVING" if self._service.ready else "NOT_SERVING"))
 
         async def check(request: Any, context: Any) -> Any:
+            Caller.of(context)
             await _check(request, context)
             if request.service not in _WATCHED:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
@@ -136,6 +138,7 @@ class GrpcServer:
 
         async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
             """Now, and whenever it changes: it becomes ready once, and stops being so once, when draining begins."""
+            Caller.of(context)
             await _check(request, context)
             if request.service not in _WATCHED:
                 yield status("SERVICE_UNKNOWN")

@@ -184,7 +184,7 @@ async def predict(service: Service, request: Any, caller: Caller) -> bytes:
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, started_ns, str(error))
         raise
-    return await run_call(service, Predict, target, model, request, started_ns, shadow)
+    return await run_call(service, Predict, target, model, request, caller, started_ns, shadow)
 
 
 async def metadata(service: Service, request: Any, _caller: Caller) -> Any:

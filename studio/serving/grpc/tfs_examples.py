@@ -200,4 +200,4 @@ async def _run(service: Service, kind: type[_Examples], spec: Any, request: Any,
     except StudioError as error:
         count_failure(service, target, NAME, error.http_status, started_ns, str(error))
         raise
-    return await run_call(service, kind, target, model, request, started_ns, shadow)
+    return await run_call(service, kind, target, model, request, caller, started_ns, shadow)
