@@ -69,6 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.identity(folder, "BYTES", ("n",), model="words"),
         graphs.identity(folder, "FP32", ("n",), model="floats"),
         graphs.identity(folder, "FP32", ("length",), model="vectors"),
+        graphs.identity(folder, "BYTES", ("n", 2), model="pairs"),
         *(graphs.identity(folder, datatype, ("n",), model=f"one-{datatype}") for datatype in DATATYPES),
         graphs.identity(folder, "FP32", ("n", 3), model="scores", labels=("a", "b", "c")),
         total(folder, ("batch",), "totals"),
@@ -84,6 +85,22 @@ def picture(colour: tuple[int, int, int] = (255, 0, 51), kind: str = "PNG", size
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, kind)
     return out.getvalue()
+
+
+def form(*parts: tuple[str, bytes] | tuple[str, bytes, str]) -> bytes:
+    """A form of parts: name, content, type."""
+    text = b""
+    for name, content, *kind in parts:
+        head = f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n'
+        head += f"Content-Type: {kind[0]}\r\n" if kind else ""
+        text += head.encode() + b"\r\n" + content + b"\r\n"
+    return text + b"--b--\r\n"
+
+
+FORM = "multipart/form-data; boundary=b"
+RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
+PLAIN = "text/plain;charset=UTF-8"
+"""What browsers call a text for which their caller names no type."""
 
 
 def send(server: Child, where: str, body: bytes, kind: str = "") -> tuple[int, Any]:
@@ -152,6 +169,29 @@ def test_rows_of_csv(served: Child) -> None:
     assert (status, "lacks 'c7'" in error["error"]) == (400, True)
 
 
+@pytest.mark.parametrize("kind", ["", "application/octet-stream", "application/vnd.ms-excel", PLAIN])
+def test_rows_of_csv_under_any_type(served: Child, kind: str) -> None:
+    line = ",".join(map(str, ROW))
+    same = [
+        ("person", "name,age\nAda,21", [{"age": 21, "name": "Ada"}]),
+        (
+            "person",
+            "city, age, name\nRome,21,Ada\nOslo,1,Bob\n",
+            [{"age": 21, "name": "Ada"}, {"age": 1, "name": "Bob"}],
+        ),
+        ("person", "21,Ada", [{"age": 21, "name": "Ada"}]),
+        ("digits", f"{line}\n{line}", [ROW, ROW]),
+        ("pairs", "Ada,Rome\nBob,Oslo", [["Ada", "Rome"], ["Bob", "Oslo"]]),
+        ("total", "1,2,3.5", [1, 2, 3.5]),
+        ("floats", "1\n2\n3", [1, 2, 3]),
+    ]
+    for model, text, value in same:
+        expected = served.json("POST", f"/predict/{model}", value if len(value) > 1 else value[0])
+        assert expected[0] == 200
+        assert send(served, model, text.encode(), kind) == expected, model
+        assert send(served, model, form(("f", text.encode(), kind or "text/csv")), FORM) == expected, model
+
+
 def test_columns_as_inputs(served: Child) -> None:
     expected = {"older": [42.0], "same": ["Ada"]}
     assert send(served, "person", b'{"age": 21, "name": "Ada"}')[1]["outputs"] == expected
@@ -193,10 +233,6 @@ def test_a_text(served: Child) -> None:
     assert send(served, "words", "grün".encode(), "text/plain")[1]["outputs"] == {"y": "grün"}
 
 
-PLAIN = "text/plain;charset=UTF-8"
-"""What browsers call a text for which their caller names no type."""
-
-
 def test_plain_text_is_the_text_where_the_model_takes_one_and_says_nothing_elsewhere(served: Child) -> None:
     for value in (ROW, {"x": ROW}, [ROW, ROW]):
         expected = send(served, "digits", json.dumps(value).encode(), "application/json")
@@ -216,20 +252,6 @@ def test_what_is_json_by_chance_is_a_text_too(served: Child, kind: str) -> None:
         assert send(served, "words", text.encode(), kind)[1]["outputs"] == {"y": text}
         assert send(served, "sentences", text.encode(), kind) == send(served, "sentences", json.dumps(text).encode())
     assert send(served, "words", b"42", "application/json")[0] == 400  # it was said to be a number
-
-
-def form(*parts: tuple[str, bytes] | tuple[str, bytes, str]) -> bytes:
-    """A form of parts: name, content, type."""
-    text = b""
-    for name, content, *kind in parts:
-        head = f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n'
-        head += f"Content-Type: {kind[0]}\r\n" if kind else ""
-        text += head.encode() + b"\r\n" + content + b"\r\n"
-    return text + b"--b--\r\n"
-
-
-FORM = "multipart/form-data; boundary=b"
-RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
 
 
 def test_several_parts_of_one_name_are_as_many_samples(served: Child) -> None:
@@ -286,6 +308,21 @@ def test_no_part_of_a_form_is_dropped(served: Child, where: str, parts: Any, wor
         ("digits", b'"a"\n"', "text/csv", 400, "CSV"),
         ("digits", b"\xff\xfe", "", 400, "neither"),
         ("person", b'{"age": 21}', "", 400, "lacks 'name'"),
+        ("person", b"hello", "", 400, "was read as rows of CSV"),
+        ("person", b"name,age,age\nAda,21,22", "text/csv", 400, "has 'age' twice"),
+        (
+            "columns",
+            b'{"c0": 3, "width": 2}',
+            "",
+            400,
+            "It lacks 'c1'. It has 'width'. Give a value for each of: c0,",
+        ),
+        ("columns", b'{"x": 3, "width": 2}', "", 400, "It has 'width'. Give a value for each of: x."),
+        ("colour", b"<svg></svg>", "", 400, "takes an image for 'image'"),
+        ("colour", b"<svg></svg>", "image/svg+xml", 400, "of a kind that is not known"),
+        ("colour", b"1,2,3", "text/csv", 400, "rows of CSV give none"),
+        ("colour", form(("f", b"<svg></svg>"), ("f", RED)), FORM, 400, "takes an image for 'image'"),
+        ("sentences", b"the cat,1", "text/csv", 400, "Send the inputs of 'sentences': 'input_ids'. See"),
         ("person", b"5", "", 400, "2 inputs"),
         ("unknown", picture(), "", 422, 'kind = "image"'),
         ("colour", picture()[:40], "image/png", 400, "can not be decoded"),
