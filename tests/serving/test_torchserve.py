@@ -58,6 +58,9 @@ def test_other_outputs_come_as_they_are(served: Child) -> None:
     assert (status, len(answer)) == (200, 10)
     status, answer = send(served, "words", b"hello", "application/x-www-form-urlencoded")
     assert (status, answer) == (200, "hello")
+    for kind in ("", "text/plain", "application/json"):
+        assert send(served, "words", b'{"data": "hello world"}', kind) == (200, "hello world")
+        assert send(served, "words", b' {\n\n "body" : "hello world"}\n', kind) == (200, "hello world")
     rows = {"INPUT0": [[3] * 16], "INPUT1": [[1] * 16]}
     assert send(served, "simple", json.dumps(rows).encode())[1]["OUTPUT1"] == [[2] * 16]
 
