@@ -14,6 +14,7 @@ import numpy as np
 from studio.core.errors import NeedsExtra, Refused, StudioError, Unavailable
 from studio.core.preprocessing import Preprocessing
 from studio.core.routing import Target
+from studio.core.tensors import TensorSpec
 from studio.serving.loaded import Array, dtype_of
 
 MAX_TEXTS = 2048
@@ -27,6 +28,12 @@ class Tokens:
     inputs: dict[str, Array]
     mask: Array
     count: int
+
+
+def is_text(target: Target, spec: TensorSpec) -> bool:
+    """Whether the settings say that the input is made of texts."""
+    how = target.preprocessing.get(spec.name)
+    return how is not None and how.kind == "text"
 
 
 def text_input(target: Target) -> tuple[str, Preprocessing]:

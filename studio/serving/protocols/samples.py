@@ -18,14 +18,14 @@ from studio.core.routing import Target
 from studio.core.tensors import FLOATS, TensorSpec
 from studio.serving import openapi
 from studio.serving.http import OFF_LOOP_FROM
-from studio.serving.images import decoded, is_image
+from studio.serving.images import SEND, decoded, is_image
 from studio.serving.loaded import Array
 from studio.serving.protocols import forms, tables
 from studio.serving.protocols.forms import Part
 from studio.serving.protocols.json_text import NoJson, load_json, why_no_utf8
 from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.oip_tensors import nested
-from studio.serving.texts import tokenise
+from studio.serving.texts import is_text, tokenise
 
 MANY = 40
 """Names that a message lists."""
@@ -70,7 +70,7 @@ def read(body: bytes, content_type: str, target: Target) -> Sample:
         # A text may begin with a bracket; a table of numbers does not.
         if kind == "application/json" or (body.lstrip()[:1] in (b"{", b"[") and not _takes_text(target)):
             raise
-        return _from_text(_utf8(body), target)
+        return _from_words(body, target)
     if kind != "application/json" and _takes_text(target) and not isinstance(value, str | list | dict):
         return _from_text(_utf8(body), target)  # 42, or true, is a text too
     return _from_json(value, target)
@@ -83,13 +83,11 @@ def _what_to_send(target: Target) -> str:
 def _takes_text(target: Target) -> bool:
     """Whether what is no JSON may be the text that the only input takes."""
     specs = openapi.given(target)
-    return len(specs) == 1 and (specs[0].datatype == "BYTES" or _is_text(target, specs[0]))
-
-
-def _is_text(target: Target, spec: TensorSpec) -> bool:
-    """Whether the settings say that the input is made of texts."""
-    how = target.preprocessing.get(spec.name)
-    return how is not None and how.kind == "text"
+    if len(specs) != 1:
+        return False
+    (spec,) = specs
+    one = len(spec.shape) <= 2 and all(isinstance(size, str) or size == 1 for size in spec.shape)
+    return (spec.datatype == "BYTES" and one) or is_text(target, spec)
 
 
 def _utf8(body: bytes) -> str:
@@ -99,12 +97,12 @@ def _utf8(body: bytes) -> str:
         raise InvalidInput(
             "The request is neither an image that is known, nor text.",
             why_no_utf8(body),
-            "Send JSON, CSV, text, PNG, JPEG or WebP.",
+            f"Send JSON, CSV or text as UTF-8. {SEND}",
         ) from None
 
 
 def _names(target: Target) -> str:
-    return ", ".join(f"'{spec.name}'" for spec in target.signature.inputs)
+    return ", ".join(f"'{spec.name}'" for spec in openapi.given(target))
 
 
 def _only(target: Target, what: str) -> TensorSpec:
@@ -182,7 +180,7 @@ def _from_values(values: dict[str, Any], target: Target, rows: int = 0) -> Sampl
 
 def _tensors(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[dict[str, Array], bool]:
     how = target.preprocessing.get(spec.name)
-    if _is_text(target, spec):
+    if is_text(target, spec):
         texts = [value] if isinstance(value, str) else value
         if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
             raise InvalidInput(f"The input '{spec.name}' takes a text, or a list of texts.")
@@ -216,7 +214,9 @@ def _from_base64(text: Any, spec: TensorSpec) -> bytes:
         # Browsers give a data URL: data:image/png;base64,….
         return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
     except (binascii.Error, ValueError, AttributeError):
-        raise InvalidInput(f"The input '{spec.name}' is no image: base64 of one is expected in JSON.") from None
+        raise InvalidInput(
+            f"The input '{spec.name}' is no image.", "In JSON, base64 of one is expected.", SEND
+        ) from None
 
 
 def _shaped(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[Array, bool]:
@@ -262,17 +262,41 @@ def _with_nan(value: Any) -> Any:
 
 
 def _from_text(text: str, target: Target) -> Sample:
-    spec = _only(target, "a text")
+    return _from_values({_only(target, "a text").name: text}, target)
+
+
+def _from_words(body: bytes, target: Target) -> Sample:
+    """What is no JSON: the text that the model takes, else rows of CSV."""
     if _takes_text(target):
-        return _from_values({spec.name: text}, target)
-    return _from_table(text.encode(), target)
+        return _from_text(_utf8(body), target)
+    try:
+        return _from_table(body, target)
+    except InvalidInput as error:
+        why = error.why or "What was sent is no JSON and no image that is known, so it was read as rows of CSV."
+        raise InvalidInput(error.what, why, error.fix or _what_to_send(target)) from None
 
 
 def _from_table(body: bytes, target: Target) -> Sample:
-    values, rows = tables.read(_utf8(body), target, openapi.given(target))
+    specs = openapi.given(target)
+    for spec in specs:
+        if len(spec.shape) > 2 or (len(specs) == 1 and is_text(target, spec)):
+            what = _kind(spec, target)
+            raise InvalidInput(
+                f"'{target.model}' takes {what} for '{spec.name}', and rows of CSV give none.",
+                "",
+                SEND if what == "an image" else _what_to_send(target),
+            )
+    values, rows = tables.read(_utf8(body), target, specs)
     sample = _from_values(values, target, rows=rows if len(values) > 1 else 0)
     sample.single = rows == 1
     return sample
+
+
+def _kind(spec: TensorSpec, target: Target) -> str:
+    how = target.preprocessing.get(spec.name)
+    if how is not None and how.kind != "tabular":
+        return f"{'an' if how.kind == 'image' else 'a'} {how.kind}"
+    return spec.describe().partition(" ")[2]
 
 
 def _from_form(parts: list[Part], target: Target) -> Sample:
@@ -283,7 +307,7 @@ def _from_form(parts: list[Part], target: Target) -> Sample:
     if len(parts) == 1 and (only is not None or parts[0].name not in {spec.name for spec in specs}):
         return read(parts[0].content, parts[0].kind, target)
     if only is not None and len(counts) == 1:
-        if _is_text(target, only):  # texts are padded together
+        if is_text(target, only):  # texts are padded together
             texts = [_field(part, only, target) for part in parts]
             flat = [text for each in texts for text in (each if isinstance(each, list) else [each])]
             return _from_values({only.name: flat}, target)
@@ -313,7 +337,7 @@ def _field(part: Part, spec: TensorSpec, target: Target) -> Any:
     if part.kind.startswith("image/") or is_image(part.content):
         return part.content
     text = _utf8(part.content)
-    takes_text = spec.datatype == "BYTES" or _is_text(target, spec)
+    takes_text = spec.datatype == "BYTES" or is_text(target, spec)
     if takes_text and part.kind.startswith("text/plain"):
         return text
     try:

@@ -10,6 +10,7 @@ from studio.core.errors import InvalidInput
 from studio.core.routing import Target
 from studio.core.tensors import FLOATS, TensorSpec
 from studio.serving.protocols.oip_infer import MAX_BATCH
+from studio.serving.texts import is_text
 
 MAX_CELL = 2**31 - 1
 """Characters of a cell: a body is not that long. The reader's own limit would refuse long texts."""
@@ -18,7 +19,7 @@ MAX_CELL = 2**31 - 1
 def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, list[Any]], int]:
     """Values by input name, and the number of rows. A first row that is no data names the columns.
 
-    One input takes the rows as they are; several take a column each. Raises InvalidInput.
+    One input takes the rows as they are; several take a column each, of those that the header names. Raises InvalidInput.
     """
     import csv
 
@@ -41,11 +42,18 @@ def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, 
     order = [header.index(name) for name in wanted] if header and wanted else list(range(width))
     columns = [[row[place].strip() for row in data] for place in order]
     if len(specs) == 1:
-        return {specs[0].name: [typed(list(row), specs[0]) for row in zip(*columns, strict=True)]}, len(data)
+        cells = [typed(list(row), specs[0]) for row in zip(*columns, strict=True)]
+        if len(specs[0].shape) == 1 and (len(columns) == 1 or len(data) == 1):
+            cells = [cell for row in cells for cell in row]
+        return {specs[0].name: cells}, len(data)
     if len(columns) != len(specs):
         names = ", ".join(f"'{spec.name}'" for spec in specs)
         raise InvalidInput(f"The CSV has {width} columns, and '{target.model}' takes {len(specs)}: {names}.")
-    return {spec.name: typed(column, spec) for spec, column in zip(specs, columns, strict=True)}, len(data)
+    values = {
+        spec.name: column if is_text(target, spec) else typed(column, spec)
+        for spec, column in zip(specs, columns, strict=True)
+    }
+    return values, len(data)
 
 
 def _wanted(target: Target, specs: list[TensorSpec]) -> list[str]:
@@ -60,6 +68,9 @@ def _header(rows: list[list[str]], wanted: list[str], specs: list[TensorSpec]) -
     """The first row where it names the columns, else nothing."""
     first = [cell.strip() for cell in rows[0]]
     if wanted and set(first) >= set(wanted):
+        twice = [name for name in wanted if first.count(name) > 1]
+        if twice:
+            raise InvalidInput(f"The CSV's header has '{twice[0]}' twice.", "", "Name each column once.")
         return first
     numeric = any(spec.datatype != "BYTES" for spec in specs)
     if numeric and len(rows) > 1 and not any(_is_number(cell) for cell in first):
