@@ -8,6 +8,7 @@ with words.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from math import isnan
@@ -31,6 +32,7 @@ PREDICTIONS, MODELS, PING = "predictions", "models", "ping"
 TOP = 5
 """Classes of an answer, as TorchServe's image classifier gives them."""
 _PAGE = 100
+_ENVELOPE = re.compile(rb'\s*\{\s*"(data|body)"\s*:')
 _TYPES = {
     400: "BadRequestException",
     403: "IllegalArgumentException",
@@ -100,7 +102,7 @@ async def _predict(service: Service, request: Request, reference: str, version: 
         # `curl -T` and `-d` send their own types, whatever is in the file.
         kind = "" if kind.startswith(("application/x-www-form-urlencoded", "application/octet-stream")) else kind
         parsing = time.perf_counter_ns()
-        sample = await read_off_loop(_unwrapped(body), kind, target)
+        sample = await read_off_loop(*_unwrapped(body, kind), target)
         parsing = time.perf_counter_ns() - parsing
     except StudioError as error:
         count_failure(service, target, Predict.protocol, error.http_status, request.started_ns, str(error))
@@ -114,19 +116,18 @@ async def _predict(service: Service, request: Request, reference: str, version: 
     return await answered(target, begin)
 
 
-def _unwrapped(body: bytes) -> bytes:
-    """Handlers take `{"data": …}` and `{"body": …}` for the input itself."""
-    if body[:1] != b"{" or not any(key in body[:16] for key in (b'"data"', b'"body"')):
-        return body
+def _unwrapped(body: bytes, kind: str) -> tuple[bytes, str]:
+    """Handlers take `{"data": …}` and `{"body": …}` for the input itself. The body that is meant, and its type."""
+    if not _ENVELOPE.match(body):
+        return body, kind
     try:
         value = load_json(body)
     except InvalidInput:
-        return body
-    if isinstance(value, dict) and len(value) == 1:
-        ((key, inner),) = value.items()
-        if key in ("data", "body"):
-            return orjson.dumps(inner)
-    return body
+        return body, kind
+    if len(value) > 1:
+        return body, kind
+    (inner,) = value.values()
+    return orjson.dumps(inner), "application/json"
 
 
 def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
