@@ -275,7 +275,7 @@ class ServingProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or call.disconnected:
             return
         echo = echoed(call.headers) if call.echo is None else call.echo
-        start = head(response, STATUS_LINE[response.status], call.keep_alive, echo, call.found[1].name)
+        start = head(response, STATUS_LINE[response.status], call.keep_alive, echo, call.reference)
         if len(response.body) < ONE_PACKET_BYTES:
             self.transport.write(start + response.body)
         else:

@@ -108,7 +108,9 @@ class Direct:
             self._heads[data[:end]] = Known(find, path, pairs, call.headers, call.size)
 
     def begin(self, call: DirectCall, body: Body, respond: Callable[[Response], None]) -> None:
+        assert call.found is not None
         kind, target, model, shadow = call.found
+        call.found = None  # the connection keeps the call until its next request, and a model may have to go
         exchange = kind(self._service, target, call.peer, call.started_ns, respond, None, shadow)
         exchange.headers = call.headers
         try:
@@ -151,6 +153,7 @@ class DirectCall:
         "keep_alive",
         "more_body",
         "peer",
+        "reference",
         "response_complete",
         "size",
         "started_ns",
@@ -165,7 +168,9 @@ class DirectCall:
         peer: Connection,
     ) -> None:
         self._direct = direct
-        self.found, self.headers, self.size, self.peer = found, headers, size, peer
+        self.found: Found | None = found
+        self.reference = found[1].name
+        self.headers, self.size, self.peer = headers, size, peer
         self._body: Body = b""
         self._at = 0
         self.started_ns = time.perf_counter_ns()

@@ -9,6 +9,7 @@ for itself is spared the hops for somewhat slower models too: nobody waits meanw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -32,20 +33,22 @@ LONE_NS = 2_000_000
 """A model whose runs take less is run in the loop for a lone client."""
 LONE_AFTER = 8
 """Requests of one client, each after the answer to the last, that make it a lone one."""
-SWEEP_SECONDS = 1.0
+SWEEPS = 20
+"""How often in the time that requests have by default it is looked for those whose is over; once a second at least."""
 
 
 class Lane:
-    """One loaded model's waiting tickets: `turn` for the loop, `pending` for the threads.
+    """One loaded model's waiting tickets: `turn` for the loop, `pending` for the threads. Not the model itself, which
+    holds this: it has to be gone with its last ticket.
 
     `typical_ns` is a moving average over its runs. A model whose time depends on more than the number of rows never
     runs in the loop, however quick it was so far: one long run would keep every other request waiting.
     """
 
-    __slots__ = ("brief", "inline", "lock", "model", "pending", "running", "steady", "turn", "typical_ns")
+    __slots__ = ("brief", "inline", "lock", "pending", "rules", "running", "steady", "turn", "typical_ns")
 
     def __init__(self, model: LoadedModel) -> None:
-        self.model = model
+        self.rules = model.rules
         self.pending: deque[Ticket] = deque()
         self.lock = threading.Lock()
         self.turn: deque[Ticket] = deque()
@@ -116,6 +119,7 @@ class Executor:
         self._company = Company()
         self._limit = limit
         self._default_ns = int(seconds * 1e9)
+        self._sweep_seconds = min(seconds / SWEEPS, 1.0)
         self._parallel = parallel or 1 << 30
         self._busy: set[int] = set()
         self._open: set[Ticket] = set()
@@ -175,7 +179,7 @@ class Executor:
             add(lane.pending, ticket)
         self._queue.put(lane)
         if self._sweeping is None and self._default_ns:
-            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+            self._sweeping = self._loop.call_later(self._sweep_seconds, self._sweep)
         return ticket
 
     def answered(
@@ -198,9 +202,7 @@ class Executor:
         """Nobody waits for it any more: a run that has not started will not, one that has is stopped if it can be."""
         ticket.cancelled = True
         ticket.settle()
-        self._open.discard(ticket)
-        if ticket.run is not None:
-            ticket.run.abandon()
+        self._give_up(ticket)
 
     def close(self) -> None:
         """Let the threads end after what is queued."""
@@ -217,7 +219,7 @@ class Executor:
                     self._queue.put(lane)
                 lane.turn.clear()
                 return
-            tickets = take(lane.turn, lane.model.rules.most)
+            tickets = take(lane.turn, lane.rules.most)
             run_together(tickets, alone=lone and not self._busy)
             self._learn(lane, tickets)
             self._deliver(tickets)
@@ -237,12 +239,12 @@ class Executor:
                 return
             with lane.lock:
                 # One entry of the queue for each ticket: what others took leaves entries behind for nothing.
-                tickets = take(lane.pending, lane.model.rules.most) if self._may_run(lane) else []
+                tickets = take(lane.pending, lane.rules.most) if self._may_run(lane) else []
                 lane.running += bool(tickets)
             if not tickets:
                 del lane
                 continue
-            options = lane.model.run_options()
+            options = tickets[0].model.run_options()
             run = Run(tickets, options)
             for ticket in tickets:
                 ticket.run = run
@@ -282,16 +284,24 @@ class Executor:
             return
         ticket.expire()
         ticket.finished = True
+        self._give_up(ticket)
+        ticket.settle()(ticket)
+
+    def _give_up(self, ticket: Ticket) -> None:
+        """Nobody waits for it any more. Its inputs are not kept until a thread comes by, which may be long."""
         self._open.discard(ticket)
         if ticket.run is not None:
             ticket.run.abandon()
-        ticket.settle()(ticket)
+        lane = ticket.model.lane
+        if lane is not None:
+            with lane.lock, contextlib.suppress(ValueError):  # it runs, or is about to
+                lane.pending.remove(ticket)
 
     def _sweep(self) -> None:
-        """Time-outs that no client asked for need no timer each: a look a second will do."""
+        """Time-outs that no client asked for need no timer each: a look now and then will do."""
         self._sweeping = None
         now = time.perf_counter_ns()
         for ticket in [ticket for ticket in self._open if ticket.expired(now)]:
             self._expire(ticket)
         if self._open:
-            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+            self._sweeping = self._loop.call_later(self._sweep_seconds, self._sweep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import stat
@@ -217,6 +218,18 @@ def test_a_server_makes_it_in_the_background_and_changes_over(
         artefact.drop(cache, heavy.sha256)
         assert second.infer("m", ones(2))[0] == 200
         assert second.close() == 0
+
+
+def test_a_connection_that_is_kept_open_keeps_no_model(cache: Path, heavy: Target, tmp_path: Path) -> None:
+    with running(tmp_path, graphs.table(heavy), cache=cache) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT)
+        for _ in range(3):  # by the second, its head is known
+            connection.request("POST", "/v2/models/m/infer", json.dumps(ones()))
+            assert connection.getresponse().read().startswith(b'{"model_name":"m"')
+        assert maps_weights(server, cache, heavy)
+        assert server.json("POST", "/v2/repository/models/m/unload", {})[0] == 200
+        until(lambda: not maps_weights(server, cache, heavy), "the weights to be let go")
+        connection.close()
 
 
 def test_a_second_version_of_the_same_graph_shares_its_session(tmp_path: Path, heavy: Target) -> None:

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_draining_waits_for_a_body_that_is_on_its_way(tmp_path: Path) -> None:
 
 def test_memory_is_taken_as_a_body_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "FIRST_BYTES", 8)
-    call = DirectCall(None, None, {}, 100, None)  # type: ignore[arg-type]
+    call = DirectCall(None, (None, SimpleNamespace(name=""), None, None), {}, 100, None)  # type: ignore[arg-type]
     call.feed(b"0123456789")
     assert len(call.rest()) == 10
     taken = []
