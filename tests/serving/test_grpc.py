@@ -69,6 +69,12 @@ def tensor(name: str, array: np.ndarray[Any, Any], datatype: str) -> triton.Infe
     return given
 
 
+def shared() -> triton.InferInput:
+    given = triton.InferInput("x", [2, 64], "FP32")
+    given.set_shared_memory("region", ROWS.nbytes)
+    return given
+
+
 def over_http(server: Child) -> Any:
     data = {"name": "x", "shape": [2, 64], "datatype": "FP32", "data": ROWS.ravel().tolist()}
     return np.array(server.infer("digits", {"inputs": [data]})[1]["outputs"][0]["data"]).reshape(2, 10)
@@ -169,7 +175,17 @@ def test_a_stream_answers_in_order_and_outlives_an_error(client: triton.Inferenc
             "data-type is 'INT32', but model 'digits' expects 'FP32'",
         ),
         (lambda c: c.infer("digits", [tensor("z", ROWS, "FP32")]), "INVALID_ARGUMENT", "unexpected inference input"),
-        (lambda c: c.get_system_shared_memory_status(), "UNIMPLEMENTED", ""),
+        (lambda c: c.get_system_shared_memory_status(), "UNIMPLEMENTED", "as binary data."),
+        (lambda c: c.register_system_shared_memory("a", "b", 4), "UNIMPLEMENTED", "as binary data."),
+        (lambda c: c.unregister_system_shared_memory(), "UNIMPLEMENTED", "as binary data."),
+        (lambda c: c.get_cuda_shared_memory_status(), "UNIMPLEMENTED", "as binary data."),
+        (lambda c: c.register_cuda_shared_memory("a", b"YmI=", 0, 4), "UNIMPLEMENTED", "as binary data."),
+        (lambda c: c.unregister_cuda_shared_memory(), "UNIMPLEMENTED", "as binary data."),
+        (lambda c: c.infer("digits", [shared()]), "UNIMPLEMENTED", "shared memory, which this server does not offer"),
+        (lambda c: c.get_trace_settings(), "UNIMPLEMENTED", "traceparent"),
+        (lambda c: c.update_trace_settings("digits", {"trace_level": "OFF"}), "UNIMPLEMENTED", "traceparent"),
+        (lambda c: c.get_log_settings(), "UNIMPLEMENTED", "serving.access_log"),
+        (lambda c: c.update_log_settings({"log_info": True}), "UNIMPLEMENTED", "serving.access_log"),
         (lambda c: c.infer("slow", [tensor("n", np.array([9_000_000]), "INT64")], client_timeout=0.3), "DEADLINE", ""),
         (
             lambda c: c.infer("slow", [tensor("n", np.array([9_000_000]), "INT64")], timeout=200_000),

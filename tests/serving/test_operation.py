@@ -62,13 +62,15 @@ def test_calls_over_grpc_are_in_the_access_log_with_their_ids(tmp_path: Path) ->
     log = tmp_path / "access.jsonl"
     settings = ServingSettings(access_log=str(log), grpc_port=free_port())
     ids = {"x-request-id": "one", "traceparent": TRACE}
-    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server:
-        with triton.InferenceServerClient(f"127.0.0.1:{grpc_port(server)}") as client:
-            given = triton.InferInput("x", [1, 64], "FP32")
-            given.set_data_from_numpy(np.zeros((1, 64), np.float32))
-            client.infer("m", [given], headers=ids)
-            with pytest.raises(InferenceServerException):
-                client.infer("m", [], headers={"x-request-id": "two"})
+    with (
+        running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server,
+        triton.InferenceServerClient(f"127.0.0.1:{grpc_port(server)}") as client,
+    ):
+        given = triton.InferInput("x", [1, 64], "FP32")
+        given.set_data_from_numpy(np.zeros((1, 64), np.float32))
+        client.infer("m", [given], headers=ids)
+        with pytest.raises(InferenceServerException):
+            client.infer("m", [], headers={"x-request-id": "two"})
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["id"], line["protocol"], line["status"]) for line in lines] == [
         ("one", "v2 grpc", 200),

@@ -249,3 +249,7 @@ def test_what_is_not_there(served: Child) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         predict(served, filtered)
     assert "other" in caught.value.details()
+    with pytest.raises(grpc.RpcError) as caught:
+        unary(served, f"/{MODEL}/HandleReloadConfigRequest", request, messages()["GetModelStatusResponse"])
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "studio add FILE" in caught.value.details()

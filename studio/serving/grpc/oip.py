@@ -32,6 +32,7 @@ from studio.serving.protocols.oip_infer import (
     check_complete,
     check_input,
     check_parameters,
+    no_shared_memory,
     results,
     wanted_outputs,
 )
@@ -113,8 +114,7 @@ def _inputs(request: Any, target: Target) -> dict[str, Array]:
         spec = specs.get(name)
         if spec is None:
             raise InvalidInput(f"unexpected inference input '{name[:100]}' for model '{target.model}'")
-        if any(key.startswith("shared_memory_") for key in tensor.parameters):
-            raise Unsupported(f"input '{name}' asks for shared memory, which this server does not offer.")
+        no_shared_memory(tensor.parameters, f"input '{name}'")
         shape = check_input({"datatype": tensor.datatype, "shape": list(tensor.shape)}, spec, target)
         if raw:
             if tensor.HasField("contents"):
@@ -257,4 +257,11 @@ UNARY: dict[str, tuple[str, Unary]] = {
     "RepositoryModelUnload": ("RepositoryModelUnloadRequest", _unload),
     "ModelInfer": ("ModelInferRequest", infer),
 }
-"""Method -> the message it takes, and who answers. What is not here is UNIMPLEMENTED."""
+"""Method -> the message it takes, and who answers."""
+NOT_OFFERED = {
+    **{f"SystemSharedMemory{verb}": "systemsharedmemory" for verb in ("Status", "Register", "Unregister")},
+    **{f"CudaSharedMemory{verb}": "cudasharedmemory" for verb in ("Status", "Register", "Unregister")},
+    "TraceSetting": "trace",
+    "LogSettings": "logging",
+}
+"""Method -> the extension that it belongs to, of those that are not offered (`studio.serving.protocols.oip`)."""

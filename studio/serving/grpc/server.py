@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,7 +15,8 @@ from studio.serving.grpc import oip, tfs, tfs_examples
 from studio.serving.grpc.calls import Caller
 from studio.serving.grpc.oip_messages import health, inference
 from studio.serving.grpc.tfs_messages import messages
-from studio.serving.problems import unforeseen
+from studio.serving.problems import Unsupported, unforeseen
+from studio.serving.protocols.oip import not_offered
 from studio.serving.service import Service
 
 _CODES = {
@@ -62,7 +64,7 @@ class GrpcServer:
             (
                 grpc.method_handlers_generic_handler(oip.SERVICE, self._inference()),
                 grpc.method_handlers_generic_handler(tfs.PREDICTION, self._tensorflow(_PREDICTION)),
-                grpc.method_handlers_generic_handler(tfs.MODEL, self._tensorflow(_MODEL)),
+                grpc.method_handlers_generic_handler(tfs.MODEL, self._model()),
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", self._health()),
             )
         )
@@ -90,14 +92,27 @@ class GrpcServer:
             for method, (message, answer) in oip.UNARY.items()
         }
         request = _reader(inference()["ModelInferRequest"])
+        for method, extension in oip.NOT_OFFERED.items():
+            handlers[method] = self._refused(partial(not_offered, extension))
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream, request, _serialised)
         return handlers
+
+    def _model(self) -> dict[str, Any]:
+        return {**self._tensorflow(_MODEL), "HandleReloadConfigRequest": self._refused(_no_reload)}
 
     def _tensorflow(self, methods: dict[str, tuple[str, oip.Unary]]) -> dict[str, Any]:
         return {
             method: grpc.unary_unary_rpc_method_handler(self._unary(answer), _reader(messages()[message]), _serialised)
             for method, (message, answer) in methods.items()
         }
+
+    def _refused(self, error: Callable[[], StudioError]) -> Any:
+        """A method that is there to say what stands for it. Whatever its message is, it is not read."""
+
+        async def refuse(_service: Service, _request: Any, _caller: Caller) -> Any:
+            raise error()
+
+        return grpc.unary_unary_rpc_method_handler(self._unary(refuse))
 
     def _unary(self, answer: oip.Unary) -> Any:
         async def handle(request: Any, context: Any) -> Any:
@@ -160,6 +175,12 @@ class GrpcServer:
             "Check": grpc.unary_unary_rpc_method_handler(check, read, _serialised),
             "Watch": grpc.unary_stream_rpc_method_handler(watch, read, _serialised),
         }
+
+
+def _no_reload() -> StudioError:
+    return Unsupported(
+        "This server takes no models over this call.", "", "Drop the model into the inbox, or use: studio add FILE."
+    )
 
 
 def _reader(message: Any) -> Callable[[bytes], Any]:

@@ -35,6 +35,18 @@ EXTENSIONS = (
     "parameters",
     "statistics",
 )
+_SHARED_MEMORY = ("shared memory", "Send the tensors as binary data.")
+NOT_OFFERED = {
+    "systemsharedmemory": _SHARED_MEMORY,
+    "cudasharedmemory": _SHARED_MEMORY,
+    "trace": (
+        "trace settings",
+        "Send traceparent or X-Request-Id: they come back, and serving.access_log in studio.toml notes them.",
+    ),
+    "logging": ("log settings", "Set serving.access_log in studio.toml to note each request, or read: studio logs."),
+    "generate": ("generation of text", "Send tensors, to …/infer."),
+}
+"""Extension of Triton's, by the word in its path -> what it is, and what to do instead."""
 _INFER = re.compile(rb"/v2/models/([A-Za-z0-9._:-]+)(?:/versions/([A-Za-z0-9._-]+))?/infer")
 
 
@@ -68,12 +80,14 @@ async def handle(service: Service, request: Request) -> Response:
             return await _about(service, request, model, version, "")
         case ("models", model, "versions", version, action):
             return await _about(service, request, model, version, action)
+        case ("models", _, "trace", "setting"):
+            raise not_offered("trace")
         case ("models", model, action):
             return await _about(service, request, model, "", action)
         case ("repository", *rest):
             return await _repository(service, request, rest)
-        case _ if _is_foreign(request.segments[1:]):
-            raise Unsupported("This server does not offer this extension.", "", "GET /v2 lists those that it offers.")
+        case ("systemsharedmemory" | "cudasharedmemory" | "trace" | "logging" as extension, *_):
+            raise not_offered(extension)
     raise UnknownPath
 
 
@@ -82,9 +96,10 @@ def _only(request: Request, method: str) -> None:
         raise MethodNotAllowed(method)
 
 
-def _is_foreign(segments: tuple[str, ...]) -> bool:
-    """Paths of Triton's extensions that are not offered here."""
-    return segments[0] in ("logging", "trace", "systemsharedmemory", "cudasharedmemory")
+def not_offered(extension: str) -> Unsupported:
+    """The error for an extension of Triton's that is not offered: what stands for it here."""
+    what, instead = NOT_OFFERED[extension]
+    return Unsupported(f"This server does not offer {what}.", "", instead)
 
 
 async def statistics_of(service: Service, model: str, version: str) -> dict[str, Any]:
@@ -100,8 +115,8 @@ async def statistics_of(service: Service, model: str, version: str) -> dict[str,
 
 async def _about(service: Service, request: Request, model: str, version: str, action: str) -> Response:
     router = service.router
-    if action in ("generate", "generate_stream", "trace"):
-        raise Unsupported("This server does not offer this extension.", "", "GET /v2 lists those that it offers.")
+    if action in ("generate", "generate_stream"):
+        raise not_offered("generate")
     if action not in ("", "ready", "config", "stats"):
         raise UnknownPath
     _only(request, "GET")

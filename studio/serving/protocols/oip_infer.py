@@ -6,6 +6,7 @@ extension_classification.md. The wording of errors is Triton's where its own tes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -169,10 +170,10 @@ def _entries(document: Json, key: str) -> list[Json]:
     return entries
 
 
-def _no_shared_memory(parameters: Json, what: str) -> None:
+def no_shared_memory(parameters: Iterable[str], what: str) -> None:
     if any(key.startswith("shared_memory_") for key in parameters):
         raise Unsupported(
-            f"{what} asks for shared memory, which this server does not offer.", "", "Send binary tensors."
+            f"{what} asks for shared memory, which this server does not offer.", "", "Send it as binary data."
         )
 
 
@@ -191,7 +192,7 @@ def _inputs(document: Json, binary: memoryview, target: Target) -> dict[str, Arr
         parameters = entry.get("parameters")
         if parameters:
             parameters = _parameters(entry, f"input '{name}'")
-            _no_shared_memory(parameters, f"input '{name}'")
+            no_shared_memory(parameters, f"input '{name}'")
         if parameters and "binary_data_size" in parameters:
             if "data" in entry:
                 raise InvalidInput(f"input '{name}' has both 'data' and 'binary_data_size'.")
@@ -278,7 +279,7 @@ def wanted_outputs(document: Json, default_binary: bool, target: Target) -> tupl
         if name not in specs:
             raise InvalidInput(f"unexpected inference {what} for model '{target.model}'")
         parameters = _parameters(entry, what)
-        _no_shared_memory(parameters, what)
+        no_shared_memory(parameters, what)
         classes = _count(parameters, "classification", what, 0)
         if "classification" in parameters and classes < 1:
             raise InvalidInput(f"Unable to parse 'classification' of {what}: at least 1 is expected.")
