@@ -10,6 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+LARGE_BYTES = 1 << 20
+"""Loading and dropping a graph from this size frees memory that is worth giving back; that holds up other threads for a
+moment."""
+
 
 def machine_bytes() -> int:
     """Memory of the machine."""

@@ -14,6 +14,7 @@ from studio.core.errors import InvalidInput, NotFound, Problem, StudioError, Una
 from studio.core.route import Arm, chosen, drawn
 from studio.core.routing import ModelRoutes, RoutingTable, Target
 from studio.serving.loaded import LoadedModel
+from studio.serving.memory import LARGE_BYTES, give_back
 
 Load = Callable[[Target], LoadedModel]
 Key = Callable[[], bytes]
@@ -28,6 +29,7 @@ IDLE_LOOKS = 10
 """How often in the time after which an idle model is unloaded it is looked for such."""
 RETRY_SECONDS = 10.0
 """A target that failed to load on use is not tried again for so long."""
+GIVE_BACK_SECONDS = 1.0
 AHEAD = 2
 """How many of a table's models are loaded at a time. One thread more is for those that a request waits for."""
 
@@ -65,6 +67,7 @@ class Router:
         self._memory_bytes = memory_bytes
         self._idle_seconds = idle_seconds
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._giving_back: asyncio.TimerHandle | None = None
         self.on_change: Callable[[], None] = lambda: None
         self.elsewhere: frozenset[str] = frozenset()
         self._models: dict[Identity, LoadedModel] = {}
@@ -232,14 +235,15 @@ class Router:
     def unload(self, name: str) -> None:
         """Drop all loaded versions of a model. Runs that are under way hold theirs until they are done."""
         for key in [key for key in self._models if key[0].partition(":")[0] == name]:
-            del self._models[key]
+            self._drop(key)
         self._dropped.add(name)
         self.on_change()
 
     def close(self) -> None:
         """Start no more loads."""
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        for timer in (self._idle_timer, self._giving_back):
+            if timer is not None:
+                timer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _load_ahead(self, target: Target) -> LoadedModel:
@@ -284,11 +288,20 @@ class Router:
         """Drop what the table no longer names. Runs that are under way hold their model until they are done."""
         named = {identity(target) for target in self.targets()}
         for key in self._models.keys() - named:
-            del self._models[key]
+            self._drop(key)
         for key in self._failures.keys() - named:
             del self._failures[key]
         self._dropped &= self.table.models.keys()
         self._evict()
+
+    def _drop(self, key: Identity) -> None:
+        """Let go of a model, and of its memory when its last run should be done."""
+        if self._models.pop(key).memory_bytes >= LARGE_BYTES and self._giving_back is None:
+            self._giving_back = asyncio.get_running_loop().call_later(GIVE_BACK_SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
+        self._giving_back = None
+        self._threads.submit(give_back)
 
     def _spare(self) -> list[Identity]:
         """What nothing pins, not used for longest first."""
@@ -303,7 +316,8 @@ class Router:
             if not self._memory_bytes or used <= self._memory_bytes:
                 break
             if key != keep:
-                used -= self._models.pop(key).memory_bytes
+                used -= self._models[key].memory_bytes
+                self._drop(key)
         if self._idle_seconds and self._idle_timer is None and self._spare():
             pause = self._idle_seconds / IDLE_LOOKS
             self._idle_timer = asyncio.get_running_loop().call_later(pause, self._unload_idle)
@@ -313,7 +327,7 @@ class Router:
         since = time.monotonic() - self._idle_seconds
         idle = [key for key in self._spare() if self._models[key].last_used < since]
         for key in idle:
-            del self._models[key]
+            self._drop(key)
         self._evict()
         if idle:
             self.on_change()

@@ -24,7 +24,7 @@ from studio.core.tensors import TensorSpec
 from studio.serving import artefact
 from studio.serving.batching import Rules, best_batch
 from studio.serving.loaded import Array, LoadedModel, Shared, dtype_of, runtime_words
-from studio.serving.memory import give_back, resident_bytes
+from studio.serving.memory import LARGE_BYTES, give_back, resident_bytes
 
 if TYPE_CHECKING:
     from studio.serving.artefacts import Artefacts
@@ -33,8 +33,6 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 MAX_ROWS = 64
 """Rows of requests that are run together at most."""
-LARGE_BYTES = 1 << 20
-"""Loading a graph from this size frees memory that is worth giving back; that holds up other threads for a moment."""
 MEASURE_SECONDS = 0.2
 """Time that finding the best number of them may take while a model loads."""
 
