@@ -59,6 +59,7 @@ def total(folder: Any, shape: tuple[Any, ...], model: str) -> Target:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     folder = tmp_path_factory.mktemp("predict")
     columns = Preprocessing(kind="tabular", columns=tuple(f"c{n}" for n in range(64)))
+    people = Preprocessing(kind="tabular", columns=("who", "where"))
     table = graphs.table(
         graphs.mlp(folder, model="digits", version=3, labels=LABELS),
         graphs.mlp(folder, model="columns", preprocessing={"x": columns}),
@@ -70,6 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.identity(folder, "FP32", ("n",), model="floats"),
         graphs.identity(folder, "FP32", ("length",), model="vectors"),
         graphs.identity(folder, "BYTES", ("n", 2), model="pairs"),
+        graphs.identity(folder, "BYTES", ("n", 2), model="city", preprocessing={"x": people}),
         *(graphs.identity(folder, datatype, ("n",), model=f"one-{datatype}") for datatype in DATATYPES),
         graphs.identity(folder, "FP32", ("n", 3), model="scores", labels=("a", "b", "c")),
         total(folder, ("batch",), "totals"),
@@ -106,6 +108,17 @@ PLAIN = "text/plain;charset=UTF-8"
 def send(server: Child, where: str, body: bytes, kind: str = "") -> tuple[int, Any]:
     status, _, answer = server.request("POST", f"/predict/{where}", body, {"content-type": kind} if kind else {})
     return status, json.loads(answer)
+
+
+def test_columns_of_a_table_are_columns_however_many_rows_they_have(served: Child) -> None:
+    expected = served.json("POST", "/predict/city", [["Ada", "Rome"], ["Bob", "Oslo"]])[1]["outputs"]
+    assert expected == {"y": [["Ada", "Rome"], ["Bob", "Oslo"]]}
+    columns = {"where": ["Rome", "Oslo"], "who": ["Ada", "Bob"]}
+    assert served.json("POST", "/predict/city", columns)[1]["outputs"] == expected
+    rows = [{"where": "Rome", "who": "Ada"}, {"where": "Oslo", "who": "Bob"}]
+    assert served.json("POST", "/predict/city", rows)[1]["outputs"] == expected
+    status, answer = served.json("POST", "/predict/city", {"who": ["Ada", "Bob"], "where": ["Rome"]})
+    assert (status, "differ in length" in answer["error"]) == (400, True)
 
 
 def test_one_sample_comes_and_goes_without_a_batch(served: Child) -> None:

@@ -140,7 +140,7 @@ def _by_name(value: dict[str, Any], target: Target) -> dict[str, Any]:
     how = target.preprocessing.get(names[0]) if len(names) == 1 else None
     if how is not None and how.columns:
         if value.keys() == set(how.columns):
-            return {names[0]: [value[column] for column in how.columns]}
+            return {names[0]: _row(value, how.columns)}
         if names[0] not in value:
             names, also = list(how.columns), f"; or all of them in this order as '{names[0]}'"
     missing = [name for name in names if name not in value]
@@ -151,6 +151,16 @@ def _by_name(value: dict[str, Any], target: Target) -> dict[str, Any]:
         " ".join(word for word in words if word),
         f"Give a value for each of: {_listed(names)}{also}.",
     )
+
+
+def _row(value: dict[str, Any], columns: tuple[str, ...]) -> list[Any]:
+    """A row of values by column, or as many rows as each column's list is long."""
+    lengths = {len(cells) if isinstance(cells, list) else None for cells in value.values()}
+    if lengths == {None}:
+        return [value[column] for column in columns]
+    if len(lengths) > 1:
+        raise InvalidInput("The columns differ in length.", "", "Give each of them a list of as many values.")
+    return [list(row) for row in zip(*(value[column] for column in columns), strict=True)]
 
 
 def _listed(names: list[str]) -> str:

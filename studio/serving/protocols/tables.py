@@ -19,7 +19,8 @@ MAX_CELL = 2**31 - 1
 def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, list[Any]], int]:
     """Values by input name, and the number of rows. A first row that is no data names the columns.
 
-    One input takes the rows as they are; several take a column each, of those that the header names. Raises InvalidInput.
+    One input takes the rows as they are; several take a column each. Columns that nothing wants are left out.
+    Raises InvalidInput.
     """
     import csv
 
