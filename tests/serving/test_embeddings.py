@@ -130,6 +130,10 @@ def test_ollama_answers_no_text_with_no_vector_and_loads_the_model(served: Child
     client = ollama.Client(host=f"http://{served.url}")
     for nothing in ("", []):
         assert list(client.embed(model="sentences", input=nothing).embeddings) == []
+    for body in ({}, {"input": None}, {"prompt": None}):
+        answer = served.json("POST", "/api/embed", {"name": "sentences", **body})
+        assert answer == (200, {"model": "sentences", "embeddings": []})
+        assert served.json("POST", "/api/embeddings", {"name": "sentences", **body}) == (200, {"embedding": []})
     assert list(client.embeddings(model="sentences", prompt="").embedding) == []
     with pytest.raises(ollama.ResponseError, match="Text 2 has no tokens"):
         client.embed(model="sentences", input=["cat", ""])
@@ -137,6 +141,59 @@ def test_ollama_answers_no_text_with_no_vector_and_loads_the_model(served: Child
         client.embed(model="none", input="")
     with pytest.raises(ollama.ResponseError, match="not set up for text"):
         client.embed(model="digits", input="")
+
+
+def loaded(server: Child) -> bool:
+    return any(row["model"] == "sentences" for row in server.json("GET", "/api/ps")[1]["models"])
+
+
+@pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings"])
+@pytest.mark.parametrize("text", ["the cat sat", ""])
+@pytest.mark.parametrize(
+    ("kept", "stays"),
+    [
+        *((kept, False) for kept in (0, "0", "0s", 0.5, "0h0m0.0s", "-0s")),
+        *((kept, True) for kept in (None, 300, -1, "5m", "-1m", "1.5h", "0.4s", "10us")),
+    ],
+)
+def test_a_model_is_unloaded_behind_its_request_where_ollama_unloads_it(
+    served: Child, path: str, text: str, kept: Any, stays: bool
+) -> None:
+    served.json("POST", "/api/embed", {"model": "sentences", "input": ""})
+    assert loaded(served)
+    document = {"model": "sentences:2", "input" if path == "/api/embed" else "prompt": text, "keep_alive": kept}
+    status, answer = served.json("POST", path, document)
+    vectors = answer["embeddings"] if path == "/api/embed" else [answer["embedding"]] if answer["embedding"] else []
+    assert (status, len(vectors)) == (200, bool(text))
+    assert loaded(served) is stays
+    assert served.json("POST", path, document | {"keep_alive": None})[0] == 200
+    assert loaded(served)
+
+
+def test_ollamas_client_unloads_and_a_failed_request_does_too(served: Child) -> None:
+    client = ollama.Client(host=f"http://{served.url}")
+    np.testing.assert_allclose(client.embed("sentences", "dog", keep_alive=0).embeddings[0], expected("dog"), rtol=1e-5)
+    assert not loaded(served)
+    with pytest.raises(ollama.ResponseError, match="no tokens"):
+        client.embed("sentences", " ", keep_alive="0")
+    assert not loaded(served)
+    for kept in ("soon", "5", True, [0], "s", "1m 2s"):
+        status, answer = served.json("POST", "/api/embed", {"model": "sentences", "input": "cat", "keep_alive": kept})
+        assert (status, "'keep_alive'" in answer["error"]) == (400, True), kept
+    assert served.json("POST", "/api/embed", {"model": "none", "input": "cat", "keep_alive": 0})[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/openai/v1/embeddings", "/api/embed", "/api/embeddings"])
+def test_null_is_what_was_not_chosen(served: Child, path: str) -> None:
+    document = {"model": "sentences", "prompt": "cat"} if path.endswith("ings") else {"model": "sentences"}
+    document["input"] = "cat"
+    names = ("encoding_format", "dimensions", "user", "keep_alive", "truncate", "options")
+    status, answer = served.json("POST", path, document | dict.fromkeys(names))
+    plain = served.json("POST", path, document)[1]
+    for each in (answer, plain):
+        for name in [name for name in each if name.endswith("duration")]:
+            del each[name]
+    assert (status, answer) == (200, plain)
 
 
 def test_what_ollama_shows_of_a_model(served: Child, folder: Path) -> None:

@@ -1,10 +1,14 @@
 """Ollama's API as far as embedding models go: /api/embed, /api/embeddings, /api/tags, /api/ps, /api/show, /api/version.
 
-Source: Ollama, docs/api.md. A model is told with its alias or version behind a colon, as Ollama tells tags.
+Sources: Ollama, docs/api.md, api/types.go (Duration). A model is told with its alias or version behind a colon, as
+Ollama tells tags.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,15 @@ from studio.core.routing import Target
 from studio.serving.http import Request, Response, json_response
 from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported
 from studio.serving.protocols.embeddings import OllamaEmbed, document_of, dumped, embedded, inputs_of, shortened
+from studio.serving.protocols.oip import unload
 from studio.serving.service import Service
 from studio.serving.texts import text_input, vectors_output
 
 PREFIX = "api"
 _LONG_AGO = "1970-01-01T00:00:00Z"
 """When a model was made is not kept where it is served."""
+_DURATION = re.compile(r"[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
+"""Go's time.ParseDuration."""
 _NEVER = "9999-12-31T23:59:59Z"
 
 
@@ -57,41 +64,74 @@ def _only_get(request: Request) -> None:
 
 async def _embed(service: Service, request: Request) -> Response:
     document = await document_of(service, request)
-    cut = document.get("truncate", True)
-    if document.get("input") in ("", []):
-        target = await _loaded(service, _name(document))
-        return dumped({"model": document["model"], "embeddings": []}, target)
-    texts = inputs_of(document.get("input"), "input")
-    result = await embedded(service, request, OllamaEmbed, _name(document), texts, cut is not False)
-    return dumped(
-        {
-            "model": document["model"],
-            "embeddings": shortened(result.vectors, document.get("dimensions")),
-            "total_duration": result.total_ns,
-            "load_duration": result.load_ns,
-            "prompt_eval_count": result.tokens,
-        },
-        result.target,
-    )
+    async with _kept(service, document):
+        cut = document.get("truncate", True)
+        if document.get("input") in (None, "", []):
+            target = await _loaded(service, document)
+            return dumped({"model": _name(document), "embeddings": []}, target)
+        texts = inputs_of(document["input"], "input")
+        result = await embedded(service, request, OllamaEmbed, _name(document), texts, cut is not False)
+        return dumped(
+            {
+                "model": _name(document),
+                "embeddings": shortened(result.vectors, document.get("dimensions")),
+                "total_duration": result.total_ns,
+                "load_duration": result.load_ns,
+                "prompt_eval_count": result.tokens,
+            },
+            result.target,
+        )
 
 
 async def _embeddings(service: Service, request: Request) -> Response:
     """The older call: one text, one vector."""
     document = await document_of(service, request)
-    prompt = document.get("prompt")
-    if not isinstance(prompt, str):
-        raise InvalidInput("'prompt' must be a text.")
-    if not prompt:
-        return dumped({"embedding": []}, await _loaded(service, _name(document)))
-    result = await embedded(service, request, OllamaEmbed, _name(document), [prompt], True)
-    return dumped({"embedding": result.vectors[0]}, result.target)
+    async with _kept(service, document):
+        prompt = document.get("prompt")
+        if prompt in (None, ""):
+            return dumped({"embedding": []}, await _loaded(service, document))
+        if not isinstance(prompt, str):
+            raise InvalidInput("'prompt' must be a text.")
+        result = await embedded(service, request, OllamaEmbed, _name(document), [prompt], True)
+        return dumped({"embedding": result.vectors[0]}, result.target)
 
 
-async def _loaded(service: Service, name: str) -> Target:
-    """What answers the name, loaded: that is what Ollama does with a request without a text. Raises StudioError."""
-    target = service.router.resolve(name)
+@asynccontextmanager
+async def _kept(service: Service, document: dict[str, Any]) -> AsyncIterator[None]:
+    """Unload the model behind its request where `keep_alive` is 0, however that ends. Raises InvalidInput."""
+    leaves = not _keeps(document.get("keep_alive"))
+    try:
+        yield
+    finally:
+        if leaves:
+            # The answer is there; a model that another process keeps is no reason to lose it.
+            with suppress(StudioError):
+                await unload(service, _name(document))
+
+
+def _keeps(value: Any) -> bool:
+    """Whether a model stays loaded behind a request with this `keep_alive`: seconds, or a duration as Go writes it.
+
+    Raises InvalidInput for what is neither.
+    """
+    if value is None:
+        return True
+    if type(value) in (int, float):
+        return int(value) != 0
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return any(digit in "123456789" for digit in value)
+    raise InvalidInput(
+        f"'keep_alive' {str(value)[:40]!r} is no time.", "", "Give seconds, or a text with a unit: 0, 300, '5m'."
+    )
+
+
+async def _loaded(service: Service, document: dict[str, Any]) -> Target:
+    """What answers the name, loaded: that is what Ollama does with a request without a text. One that is to be unloaded
+    at once is not loaded first. Raises StudioError."""
+    target = service.router.resolve(_name(document))
     text_input(target)
-    await service.router.loaded_model(target)
+    if _keeps(document.get("keep_alive")):
+        await service.router.loaded_model(target)
     return target
 
 

@@ -84,7 +84,8 @@ async def embeddings(service: Service, request: Request) -> Response:
         name = document.get("model")
         if not isinstance(name, str):
             raise InvalidInput("you must provide a model parameter")
-        wanted = document.get("encoding_format", "float")
+        # null is what its clients send for what was not chosen.
+        wanted = "float" if document.get("encoding_format") is None else document["encoding_format"]
         if wanted not in ("float", "base64"):
             raise InvalidInput("'encoding_format' must be 'float' or 'base64'.")
         texts, user = inputs_of(document.get("input"), "input"), document.get("user")
