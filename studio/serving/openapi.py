@@ -11,7 +11,8 @@ import numpy as np
 
 import studio
 from studio.core.routing import ModelRoutes, Target
-from studio.core.tensors import DATATYPES, FLOATS, TensorSpec
+from studio.core.tensors import FLOATS, TensorSpec
+from studio.serving import schemas
 from studio.serving.service import Service
 
 Json = dict[str, Any]
@@ -100,15 +101,15 @@ def _paths(routes: ModelRoutes, target: Target) -> Json:
             "get": {
                 "summary": f"An example of what {name} takes",
                 "tags": [name],
-                "responses": _answered("A body for POST", {}),
+                "responses": _answered("A body for POST", schemas.body(target, given(target))),
             },
             "post": {
                 "summary": f"Ask {name}",
                 "description": about,
                 "tags": [name],
                 "parameters": [_key()],
-                "requestBody": {"required": True, "content": _contents(target)},
-                "responses": _answered("The answer, by output name", _prediction(target)),
+                "requestBody": {"required": True, "content": schemas.contents(target, given(target))},
+                "responses": _answered("The answer, by output name", schemas.answer(target)),
             },
         },
         f"/v2/models/{name}": _get(f"What {name} takes and gives", "v2"),
@@ -160,74 +161,10 @@ def _embeddings() -> Json:
     }
 
 
-def _contents(target: Target) -> Json:
-    contents: Json = {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": [spec.name for spec in given(target)],
-                "properties": {spec.name: _value(spec, target) for spec in given(target)},
-                "additionalProperties": False,
-            }
-        }
-    }
-    kinds = {how.kind for how in target.preprocessing.values()}
-    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
-    if "image" in kinds:
-        contents |= {"image/png": binary, "image/jpeg": binary}
-    if "text" in kinds:
-        contents["text/plain"] = {"schema": {"type": "string", "minLength": 1}}
-    return contents
-
-
 def given(target: Target) -> list[TensorSpec]:
     """The inputs that a caller gives: not those that a text fills besides its own."""
     filled = {name for how in target.preprocessing.values() for name in (how.attention_mask, how.token_types)}
     return [spec for spec in target.signature.inputs if spec.name not in filled]
-
-
-def _value(spec: TensorSpec, target: Target) -> Json:
-    how = target.preprocessing.get(spec.name)
-    if how is not None and how.kind == "text":
-        return {"type": "string", "description": "A text, or a list of texts"}
-    if how is not None and how.kind == "image":
-        return {"type": "string", "description": "An image in base64, or its numbers"}
-    return _nested(spec.shape, spec.datatype)
-
-
-def _scalar(datatype: str) -> Json:
-    if datatype == "BYTES":
-        return {"type": "string"}
-    if datatype == "BOOL":
-        return {"type": "boolean"}
-    if datatype in FLOATS:
-        return {"type": "number", "minimum": -3e4, "maximum": 3e4}
-    limits = np.iinfo(DATATYPES[datatype][0])
-    return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
-
-
-def _nested(shape: tuple[int | str, ...], datatype: str) -> Json:
-    schema = _scalar(datatype)
-    for size in reversed(shape):
-        schema = {"type": "array", "items": schema, "minItems": 1}
-        if isinstance(size, int):
-            schema |= {"minItems": size, "maxItems": size}
-    return schema
-
-
-def _prediction(target: Target) -> Json:
-    outputs = {spec.name: {"description": spec.describe()} for spec in target.signature.outputs}
-    return {
-        "type": "object",
-        "required": ["model", "version", "variant", "outputs"],
-        "properties": {
-            "model": {"type": "string"},
-            "version": {"type": "integer"},
-            "variant": {"type": "string"},
-            "label": {"type": "string"},
-            "outputs": {"type": "object", "properties": outputs},
-        },
-    }
 
 
 def _oip(specs: list[TensorSpec]) -> Json:
@@ -255,21 +192,27 @@ def _tfs(specs: list[TensorSpec]) -> Json:
 
 def _row(specs: list[TensorSpec]) -> Json:
     if len(specs) == 1:
-        return _nested(specs[0].shape[1:], specs[0].datatype)
+        return _item(specs[0])
     names = [spec.name for spec in specs]
-    values = {spec.name: _nested(spec.shape[1:], spec.datatype) for spec in specs}
+    values = {spec.name: _item(spec) for spec in specs}
     return {"type": "object", "required": names, "properties": values, "additionalProperties": False}
+
+
+def _item(spec: TensorSpec) -> Json:
+    return schemas.nested(spec.shape[1:], schemas.scalar(spec.datatype))
 
 
 def example(target: Target) -> Json:
     """A body for POST /predict: one row of every input, zeros where nothing better is known."""
-    return {spec.name: _example(spec, target) for spec in given(target)}
+    specs = given(target)
+    return {spec.name: _example(spec, target, len(specs) == 1) for spec in specs}
 
 
-def _example(spec: TensorSpec, target: Target) -> Any:
+def _example(spec: TensorSpec, target: Target, alone: bool) -> Any:
     how = target.preprocessing.get(spec.name)
     if how is not None and how.kind == "text":
-        return "The cat sat on the mat."
+        text = "The cat sat on the mat."
+        return text if alone else [text]  # beside inputs that come as a batch
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     if spec.datatype == "BYTES":
         return np.full(shape, "text", dtype=object).tolist()
