@@ -17,14 +17,25 @@ from studio.core.errors import StudioError
 from studio.serving.peers import Figures
 
 MAX_PAUSE = 10.0
+"""Between one that could not start and the next."""
+SHORT_PAUSE = 0.2
+"""After one that answered, however often: its clients wait."""
 STABLE_SECONDS = 10.0
+"""After one that ran for so long, the next starts at once."""
 DRAIN_SECONDS = 35.0  # a little more than the server gives its own requests
 LINE_LIMIT = 64 * 1024 * 1024
 Message = dict[str, Any]
 
 
+def pause_after(seconds: float, answered: bool, last: float) -> float:
+    """Seconds until the next process is started, after one that lived for `seconds`; `last` is the pause before it."""
+    if seconds > STABLE_SECONDS:
+        return 0.0
+    return SHORT_PAUSE if answered else min(MAX_PAUSE, max(0.1, last * 2))
+
+
 class ServerProcess:
-    """A place for one process, in which another is started whenever one ends: at once, then with growing pauses.
+    """A place for one process, in which another is started whenever one ends (`pause_after`).
 
     `balance` is empty, or holds the descriptor of the memory that all processes share, and `place` is the number of
     this one. `first` gives the messages that a new one begins with; `on_message` gets what it says, `on_start` and
@@ -53,6 +64,8 @@ class ServerProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
+        self._answered = False
+        self._pause = 0.0
         self._task: asyncio.Task[None] | None = None
         self.ready = False
         self.loaded: tuple[str, ...] = ()
@@ -91,9 +104,9 @@ class ServerProcess:
             self._writer.write(codec.encode(message) + b"\n")
 
     async def _keep_running(self) -> None:
-        pause = 0.0
         while not self._stopping:
             started = time.monotonic()
+            self._answered = False
             try:
                 await self._run_once()
             except (OSError, StudioError) as error:
@@ -103,8 +116,8 @@ class ServerProcess:
             code = self._process.returncode if self._process else None
             how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
             self._on_end(self, how)
-            pause = 0.0 if time.monotonic() - started > STABLE_SECONDS else min(MAX_PAUSE, max(0.1, pause * 2))
-            await asyncio.sleep(pause)
+            self._pause = pause_after(time.monotonic() - started, self._answered, self._pause)
+            await asyncio.sleep(self._pause)
 
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair()
@@ -132,8 +145,10 @@ class ServerProcess:
         for message in self._first():
             self.send(message)
         try:
-            while line := await reader.readline():
-                self._on_message(self, codec.decode(line, dict[str, Any], "message of the server"))
+            while line := await _line(reader):
+                message = codec.decode(line, dict[str, Any], "message of the server")
+                self._answered |= message["type"] == "routes_applied"
+                self._on_message(self, message)
         finally:
             self._writer.close()
             self._writer = None
@@ -144,3 +159,11 @@ class ServerProcess:
                 except TimeoutError:
                     self._process.kill()
                     await self._process.wait()
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """The next line; empty where the other side has ended, be it with unread messages of ours."""
+    try:
+        return await reader.readline()
+    except ConnectionError:
+        return b""

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from studio.core import codec
-from studio.core.errors import Conflict, Unavailable
+from studio.core.errors import Conflict, InvalidInput, Unavailable
 from studio.core.metrics import RequestLine, Tick
 from studio.core.recording import RecordingPlan
 from studio.core.routing import RoutingTable
@@ -58,7 +58,11 @@ def listen(host: str, port: int) -> socket.socket:
             return bound(host, candidate)
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
+                raise InvalidInput(
+                    f"The endpoint can not listen on '{host}'.",
+                    f"{error.strerror}.",
+                    "Set host under [serving] in studio.toml to an address of this machine; 127.0.0.1 is always one.",
+                ) from error
     raise Conflict(
         f"No free port for the endpoint: {host}:{candidates[0]} to {candidates[-1]} are all taken.",
         fix="Set another port in studio.toml: [serving] port = 9000 (0 takes any free one).",

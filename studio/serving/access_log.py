@@ -55,7 +55,6 @@ class AccessLog:
     """Belongs to the event loop. `close` writes what is left. A disk that fails is told once, and serving goes on."""
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._file = -1
         self._told = False
@@ -111,6 +110,7 @@ class AccessLog:
 
     def _open(self) -> None:
         self._forget()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def _turn_over(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -98,11 +99,17 @@ def _check_values(path: Path, settings: Settings) -> None:
         value: Any = settings
         for part in key.split("."):
             value = getattr(value, part)
-        if not (low <= value and (high is None or value <= high)):
+        if not (low <= value < math.inf and (high is None or value <= high)):
             bound = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise InvalidInput(
                 f"{path}: the setting '{key}' is out of range.", f"It is {value:g}; it must be {bound}.", "Correct it."
             )
+    if not settings.serving.host.strip():
+        raise InvalidInput(
+            f"{path}: the setting 'serving.host' is empty.",
+            "That would be every address of this machine.",
+            "Set 127.0.0.1 for this machine alone, or 0.0.0.0 where everybody who can reach it may ask.",
+        )
     for recipe in settings.workers.recipes:
         try:
             check_variant_name(recipe)

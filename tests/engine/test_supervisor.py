@@ -18,12 +18,14 @@ import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from studio.core.errors import InvalidInput
 from studio.core.histogram import Histogram
 from studio.core.metrics import Sample, Tick
 from studio.core.recording import RecordingPlan
 from studio.core.settings import ServingSettings
 from studio.core.views import ServerStatus
-from studio.engine.supervisor import Supervisor, shared_out
+from studio.engine.server_process import pause_after
+from studio.engine.supervisor import Supervisor, listen, shared_out
 from studio.engine.ticks import Ticks, summed
 from studio.store.recordings import recorded
 from tests.serving import graphs
@@ -388,3 +390,35 @@ async def test_a_late_tick_is_not_lost_and_a_silent_process_counts() -> None:
     await told.wait()
     told.clear()
     assert seen[2].memory == 90
+
+
+@pytest.mark.parametrize("host", ["nope.invalid", "192.0.2.1", "::ffff:192.0.2.1"])
+def test_a_host_that_is_not_of_this_machine_is_refused_in_words(host: str) -> None:
+    with pytest.raises(InvalidInput, match=f"can not listen on '{host}'") as caught:
+        listen(host, 0)
+    assert "host under [serving]" in str(caught.value)
+
+
+def test_clients_of_a_server_that_answered_wait_for_the_next_no_longer_than_a_moment() -> None:
+    assert pause_after(60.0, True, 0.0) == 0.0
+    pauses = [0.0]
+    for _ in range(10):
+        pauses.append(pause_after(1.0, True, pauses[-1]))
+    assert max(pauses) <= 0.2
+    for _ in range(10):
+        pauses.append(pause_after(1.0, False, pauses[-1]))
+    assert pauses[-10:-4] == [0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
+
+
+async def test_one_that_answered_is_told_from_one_that_could_not_start(pair: Pair, tmp_path: Path) -> None:
+    await pair.supervisor.apply(graphs.table(graphs.scaled(tmp_path, 3.0, model="m"), generation=2))
+    processes = pair.supervisor._processes
+    for turn in range(1, 4):
+        await pair.until(lambda: len(pair.pids) == 2 and all(process._answered for process in processes), "both")
+        for pid in pair.pids:
+            os.kill(pid, signal.SIGKILL)
+        await pair.until(lambda: pair.supervisor.status.restarts >= 2 * turn, "both ends")  # noqa: B023 - at once
+        assert max(process._pause for process in processes) <= 0.2
+    connection = http.client.HTTPConnection("127.0.0.1", pair.supervisor.port, timeout=WAIT)
+    assert await asyncio.to_thread(infer, connection) == 3.0
+    assert not any("could not be started" in line for line in pair.log)

@@ -56,3 +56,14 @@ def test_the_oldest_file_goes(tmp_path: Path) -> None:
     path.unlink()
     _apart(path, "b", 1 << 30)
     assert len(path.read_text().splitlines()) == LINES
+
+
+async def test_a_place_where_nothing_can_be_written_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    log = access_log.AccessLog(tmp_path / "file" / "access.jsonl", asyncio.get_running_loop())
+    for _ in range(3 * access_log.AT_ONCE):
+        log.add((0.0, "v2", "m:1-fp32", 200, 1000, 1, 7, {}, ""))
+    log.close()
+    assert caplog.text.count("the access log can not be written") == 1

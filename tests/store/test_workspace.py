@@ -60,6 +60,8 @@ def test_settings_are_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
         ("serving = 3\n", ["serving"]),
         ("[serving\n", ["TOML", "line 1"]),
         ("[history]\nseconds_hours = nan\n", ["history.seconds_hours"]),
+        ("[serving]\ntimeout_seconds = inf\n", ["serving.timeout_seconds", "inf"]),
+        ('[serving]\nhost = ""\n', ["serving.host", "127.0.0.1"]),
     ],
 )
 def test_wrong_settings_name_file_and_key(tmp_path: Path, text: str, words: list[str]) -> None:
