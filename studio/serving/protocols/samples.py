@@ -193,7 +193,11 @@ def _tensors(value: Any, spec: TensorSpec, target: Target, rows: int) -> tuple[d
     if is_text(target, spec):
         texts = [value] if isinstance(value, str) else value
         if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
-            raise InvalidInput(f"The input '{spec.name}' takes a text, or a list of texts.")
+            raise InvalidInput(
+                f"The input '{spec.name}' takes a text, or a list of texts.",
+                "",
+                "With Content-Type: text/plain, a body is the text itself, brackets and all.",
+            )
         return tokenise(target, texts).inputs, isinstance(value, str)
     if isinstance(value, bytes) or (how is not None and how.kind == "image" and _has_images(value)):
         return _image(value, spec, target)
@@ -279,6 +283,11 @@ def _from_words(body: bytes, target: Target) -> Sample:
     """What is no JSON: the text that the model takes, else rows of CSV."""
     if _takes_text(target):
         return _from_text(_utf8(body), target)
+    specs = openapi.given(target)
+    if len(specs) == 1 and _kind(specs[0], target) == "an image":
+        raise InvalidInput(
+            "What was sent is no image of a kind that is known, and no JSON.", f"'{target.model}' takes an image.", SEND
+        )
     try:
         return _from_table(body, target)
     except InvalidInput as error:
@@ -363,7 +372,11 @@ def _field(part: Part, spec: TensorSpec, target: Target) -> Any:
 def _joined(samples: list[Sample], target: Target) -> Sample:
     """Samples as one batch. Raises InvalidInput where they make none."""
     if not target.signature.batchable and not all(sample.single for sample in samples):
-        raise InvalidInput(f"'{target.model}' has no batch.", "", "Send one sample a request.")
+        raise InvalidInput(
+            f"Not every part is one sample of '{target.model}'.",
+            "Parts of one name are joined to a batch.",
+            "Send one sample a part, or a request for each part.",
+        )
     whole = Sample()
     for name in samples[0].inputs:
         arrays = [sample.inputs[name] for sample in samples]
