@@ -20,8 +20,9 @@ from studio.serving import openapi
 from studio.serving.http import Request, Response, json_response, unpacked
 from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed, UnknownPath
-from studio.serving.protocols.oip_tensors import widened
-from studio.serving.protocols.samples import Sample, read_off_loop
+from studio.serving.protocols.inputs import Sample
+from studio.serving.protocols.oip_tensors import nested_json, widened
+from studio.serving.protocols.samples import read_off_loop
 from studio.serving.router import sticky_key
 from studio.serving.service import Exchange, Service, answered, count_failure
 
@@ -87,16 +88,8 @@ def outputs(target: Target, arrays: list[Array], single: bool) -> dict[str, Any]
         array = widened(array)
         if single and array.ndim and array.shape[0] == 1 and spec.shape and isinstance(spec.shape[0], str):
             array = array[0]
-        shown[spec.name] = _strings(array) if spec.datatype == "BYTES" else _numbers(array)
+        shown[spec.name] = _strings(array) if spec.datatype == "BYTES" else nested_json(array)
     return shown
-
-
-def _numbers(array: Any) -> Any:
-    """What orjson writes. It takes no array without dimensions, and of numpy's numbers alone not the runtime's integers
-    (`longlong`); floats stay numpy's, which are written as short as they are."""
-    if array.ndim:
-        return np.ascontiguousarray(array)
-    return array[()] if array.dtype.kind == "f" else array.item()
 
 
 def answer(target: Target, arrays: list[Array], single: bool) -> bytes:
