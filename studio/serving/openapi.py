@@ -14,6 +14,7 @@ from studio.core.routing import ModelRoutes, Target
 from studio.core.tensors import FLOATS, TensorSpec
 from studio.serving import schemas
 from studio.serving.service import Service
+from studio.serving.texts import given
 
 Json = dict[str, Any]
 _ERRORS = {
@@ -101,14 +102,14 @@ def _paths(routes: ModelRoutes, target: Target) -> Json:
             "get": {
                 "summary": f"An example of what {name} takes",
                 "tags": [name],
-                "responses": _answered("A body for POST", schemas.body(target, given(target))),
+                "responses": _answered("A body for POST", schemas.body(target)),
             },
             "post": {
                 "summary": f"Ask {name}",
                 "description": about,
                 "tags": [name],
                 "parameters": [_key()],
-                "requestBody": {"required": True, "content": schemas.contents(target, given(target))},
+                "requestBody": {"required": True, "content": schemas.contents(target)},
                 "responses": _answered("The answer, by output name", schemas.answer(target)),
             },
         },
@@ -159,12 +160,6 @@ def _embeddings() -> Json:
             "responses": _answered("A vector for each text", {"type": "object", "required": ["data"]}),
         }
     }
-
-
-def given(target: Target) -> list[TensorSpec]:
-    """The inputs that a caller gives: not those that a text fills besides its own."""
-    filled = {name for how in target.preprocessing.values() for name in (how.attention_mask, how.token_types)}
-    return [spec for spec in target.signature.inputs if spec.name not in filled]
 
 
 def _oip(specs: list[TensorSpec]) -> Json:

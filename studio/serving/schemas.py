@@ -14,6 +14,7 @@ from studio.core.preprocessing import Preprocessing
 from studio.core.routing import Target
 from studio.core.tensors import DATATYPES, FLOATS, Dim, TensorSpec
 from studio.serving.protocols.oip_infer import MAX_BATCH
+from studio.serving.texts import given, takes_text
 
 Json = dict[str, Any]
 _BEYOND = {
@@ -57,13 +58,14 @@ def nested(shape: tuple[Dim, ...], item: Json) -> Json:
     return schema
 
 
-def contents(target: Target, specs: list[TensorSpec]) -> Json:
-    """What POST /predict takes, by media type. `specs`: the inputs that a caller gives."""
-    kinds: Json = {"application/json": {"schema": body(target, specs)}}
+def contents(target: Target) -> Json:
+    """What POST /predict takes, by media type."""
+    specs = given(target)
+    kinds: Json = {"application/json": {"schema": body(target)}}
     hows = [target.preprocessing.get(spec.name) for spec in specs]
     if len(specs) == 1 and _is(hows[0], "image"):
         kinds |= {f"image/{kind}": {"schema": _FILE} for kind in _IMAGES}
-    if len(specs) == 1 and (_is(hows[0], "text") or specs[0].datatype == "BYTES"):
+    if takes_text(target):
         kinds["text/plain"] = {"schema": {"type": "string", "minLength": 1}}
     if all(len(spec.shape) in (1, 2) for spec in specs) and not (len(specs) == 1 and _is(hows[0], "text")):
         words = "Rows of CSV, one a sample; a first row of words names the columns"
@@ -72,8 +74,9 @@ def contents(target: Target, specs: list[TensorSpec]) -> Json:
     return kinds
 
 
-def body(target: Target, specs: list[TensorSpec]) -> Json:
+def body(target: Target) -> Json:
     """The JSON that POST /predict takes: inputs by name as a batch or one sample, rows, or the only input alone."""
+    specs = given(target)
     batch = {spec.name: _batch(spec, target) for spec in specs}
     one = {spec.name: _sample(spec, target) for spec in specs if _takes_one(spec, target)}
     forms = [_object(batch, "A batch")]

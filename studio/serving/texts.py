@@ -36,6 +36,22 @@ def is_text(target: Target, spec: TensorSpec) -> bool:
     return how is not None and how.kind == "text"
 
 
+def given(target: Target) -> list[TensorSpec]:
+    """The inputs that a caller gives: not those that a text fills besides its own."""
+    filled = {name for how in target.preprocessing.values() for name in (how.attention_mask, how.token_types)}
+    return [spec for spec in target.signature.inputs if spec.name not in filled]
+
+
+def takes_text(target: Target) -> bool:
+    """Whether a body may be the text that the only input takes."""
+    specs = given(target)
+    if len(specs) != 1:
+        return False
+    (spec,) = specs
+    one = len(spec.shape) <= 2 and all(isinstance(size, str) or size == 1 for size in spec.shape)
+    return (spec.datatype == "BYTES" and one) or is_text(target, spec)
+
+
 def text_input(target: Target) -> tuple[str, Preprocessing]:
     """The input that takes text, and how. Raises Refused when the settings name none."""
     for name, how in target.preprocessing.items():
