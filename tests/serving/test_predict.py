@@ -71,6 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.identity(folder, "FP32", ("n",), model="floats"),
         graphs.identity(folder, "FP32", ("length",), model="vectors"),
         graphs.identity(folder, "BYTES", ("n", 2), model="pairs"),
+        graphs.identity(folder, "BOOL", ("n", 2), model="flags"),
         graphs.identity(folder, "BYTES", ("n", 2), model="city", preprocessing={"x": people}),
         *(graphs.identity(folder, datatype, ("n",), model=f"one-{datatype}") for datatype in DATATYPES),
         graphs.identity(folder, "FP32", ("n", 3), model="scores", labels=("a", "b", "c")),
@@ -203,6 +204,13 @@ def test_rows_of_csv_under_any_type(served: Child, kind: str) -> None:
         assert expected[0] == 200
         assert send(served, model, text.encode(), kind) == expected, model
         assert send(served, model, form(("f", text.encode(), kind or "text/csv")), FORM) == expected, model
+
+
+def test_a_first_row_of_values_is_no_header(served: Child) -> None:
+    for text in (b"true,false\nfalse,false", b"a,b\nTRUE,0\n0,False"):
+        assert send(served, "flags", text, "text/csv")[1]["outputs"] == {"y": [[True, False], [False, False]]}
+    outputs = {"y": [[None, None, None], [1.0, 2.0, 3.0]]}
+    assert send(served, "scores", b",,\n1,2,3", "text/csv")[1]["outputs"] == outputs
 
 
 def test_columns_as_inputs(served: Child) -> None:

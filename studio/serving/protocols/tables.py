@@ -15,6 +15,8 @@ from studio.serving.texts import is_text
 MAX_CELL = 2**31 - 1
 """Characters of a cell: a body is not that long. The reader's own limit would refuse long texts."""
 
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
 
 def read(text: str, target: Target, specs: list[TensorSpec]) -> tuple[dict[str, list[Any]], int]:
     """Values by input name, and the number of rows. A first row that is no data names the columns.
@@ -74,7 +76,8 @@ def _header(rows: list[list[str]], wanted: list[str], specs: list[TensorSpec]) -
             raise InvalidInput(f"The CSV's header has '{twice[0]}' twice.", "", "Name each column once.")
         return first
     numeric = any(spec.datatype != "BYTES" for spec in specs)
-    if numeric and len(rows) > 1 and not any(_is_number(cell) for cell in first):
+    boolean = any(spec.datatype == "BOOL" for spec in specs)
+    if numeric and len(rows) > 1 and any(first) and not any(_is_value(cell, boolean) for cell in first):
         missing = [name for name in wanted if name not in first]
         if missing:
             raise InvalidInput(f"The CSV's header lacks '{missing[0]}'.")
@@ -82,11 +85,12 @@ def _header(rows: list[list[str]], wanted: list[str], specs: list[TensorSpec]) -
     return []
 
 
-def _is_number(text: str) -> bool:
+def _is_value(cell: str, boolean: bool) -> bool:
+    """Whether a cell is no name: a number or, where the model takes them, true or false."""
     try:
-        float(text)
+        float(cell)
     except ValueError:
-        return False
+        return boolean and cell.lower() in _BOOLEANS
     return True
 
 
@@ -100,7 +104,7 @@ def typed(cells: list[str], spec: TensorSpec) -> list[Any]:
 def _value(cell: str, spec: TensorSpec) -> Any:
     try:
         if spec.datatype == "BOOL":
-            return {"true": True, "1": True, "false": False, "0": False}[cell.lower()]
+            return _BOOLEANS[cell.lower()]
         # Python takes 1_5 for 15, and the digits of any script.
         if "_" in cell or not cell.isascii():
             raise ValueError
