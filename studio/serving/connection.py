@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 import sys
 from typing import Any
 
 import orjson
-from httptools import HttpParserInvalidMethodError, HttpRequestParser
+from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from studio.serving.body import BodyReader
 from studio.serving.direct import Direct, DirectCall, head
 from studio.serving.http import BODY_BYTES_A_SECOND, BODY_SECONDS, Connection, Response, echoed, packed
+from studio.serving.wire import MAX_HEAD_BYTES, OneWrite, Refusal, malformed, without_upgrade
 
-MAX_HEAD_BYTES = 64 * 1024
-"""The request line and all headers together."""
 ONE_PACKET_BYTES = 64 * 1024
 """Head and body of an answer below this size are joined; joining larger ones costs more than a second write."""
 MAX_CHUNKS = 65536
@@ -31,69 +29,6 @@ LINGER_SECONDS = 10.0
 Cycle = RequestResponseCycle | DirectCall | None
 FIRST_REQUEST_SECONDS = 1.0
 """On draining, a connection that was just accepted has so long to send the request that it was opened for."""
-
-
-class Refusal(Exception):
-    """Raised in a parser callback: stop reading, answer `status` with `words`, close."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
-        self.words = words
-
-
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """The head that `data` begins with, its offer to speak another protocol renamed.
-
-    A server may ignore it (RFC 9110, 7.8), but the parser would skip the body that comes with it: HTTP clients of Java
-    offer h2c with every request.
-    """
-    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-    found = _UPGRADE.search(data, 0, end if end >= 0 else MAX_HEAD_BYTES)
-    return data if found is None else b"%s\r\nx-upgrade:%s" % (data[: found.start()], data[found.end() :])
-
-
-def _malformed(error: BaseException | None) -> str:
-    """The parser's reason in words. `error` is what it raised."""
-    words = f"Malformed HTTP request: {error}." if str(error or "") else "Malformed HTTP request."
-    if isinstance(error, HttpParserInvalidMethodError) or "PRI" in words:
-        words += " This port speaks plain HTTP/1.1, neither TLS nor HTTP/2."
-    return words
-
-
-class OneWrite:
-    """Stands between uvicorn's response and the transport, and joins head and body.
-
-    uvicorn writes them one after the other, and uvloop sends each at once. In two packets an answer can cost its
-    client 40 ms on a kept-alive connection (Nagle's algorithm meeting delayed acknowledgements).
-    """
-
-    __slots__ = ("_head", "_joined", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-        self._joined = False
-
-    def write(self, data: bytes) -> None:
-        if self._joined or data.startswith(b"HTTP/1.1 100"):
-            self._transport.write(data)
-        elif self._head:
-            self._joined = True
-            self._transport.write(self._head + data)
-        else:
-            self._head = data
-
-    def close(self) -> None:
-        if self._head and not self._joined:
-            self.write(b"")
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 class ServingProtocol(HttpToolsProtocol):
@@ -112,6 +47,8 @@ class ServingProtocol(HttpToolsProtocol):
         self.refusal: Refusal | None = None
         self.deaf = False
         self.messages = 0
+        self.held = b""
+        self.answering: Cycle = None
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -144,6 +81,7 @@ class ServingProtocol(HttpToolsProtocol):
         before: Cycle = self.cycle
         if direct is not None and (
             self.reading_head
+            or self.held
             or self.draining
             or self.pipeline
             or (before is not None and (before.more_body or not before.response_complete))
@@ -159,11 +97,11 @@ class ServingProtocol(HttpToolsProtocol):
                 if known.missing:
                     self._receive(known)
                 else:
-                    known.begin(functools.partial(self._respond, known))
+                    self._begin(known)
                 return
         self.messages = 0
         if self.reading_head or before is None or not before.more_body:
-            data = _without_upgrade(data)
+            data, self.held = without_upgrade(self.held + data)
         super().data_received(data)
         if (
             direct is not None
@@ -197,7 +135,7 @@ class ServingProtocol(HttpToolsProtocol):
         self.transport.set_protocol(self)
         if not self.deaf:
             self._disarm()
-            call.begin(functools.partial(self._respond, call))
+            self._begin(call)
 
     def _new_parser(self) -> HttpRequestParser:
         parser = HttpRequestParser(self)
@@ -259,6 +197,14 @@ class ServingProtocol(HttpToolsProtocol):
         else:
             super().on_body(body)
 
+    def _begin(self, call: DirectCall) -> None:
+        self.answering = call
+        call.begin(functools.partial(self._respond, call))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _respond(self, call: DirectCall, response: Response) -> None:
         """Send the answer of a request that went the short way. Others may have come behind it by now."""
         if call.wants_packing(response):
@@ -290,7 +236,7 @@ class ServingProtocol(HttpToolsProtocol):
         if isinstance(cycle, DirectCall):
             if self.timer is not None:
                 self._disarm()
-            cycle.begin(functools.partial(self._respond, cycle))
+            self._begin(cycle)
             return
         super().on_message_complete()
         if self.cycle.response_complete:
@@ -337,15 +283,8 @@ class ServingProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what can not be parsed, after whatever whole requests came before it on this connection."""
-        cycle = self.cycle
-        self.deaf = True
-        if cycle is not None and not cycle.response_complete and not cycle.more_body:
-            cycle.keep_alive = False
-        elif self.pipeline:
-            self.transport.close()
-        else:
-            self._close_with(self.refusal or Refusal(400, _malformed(sys.exception())))
+        """Answer what can not be parsed."""
+        self._close_with(self.refusal or Refusal(400, malformed(sys.exception())))
 
     def drain(self) -> None:
         """Finish what is under way, then close; close at once when nothing is."""
@@ -368,11 +307,18 @@ class ServingProtocol(HttpToolsProtocol):
         return self.refusal
 
     def _close_with(self, refusal: Refusal) -> None:
-        """Answer and say goodbye, but read on for a while: closing on unread bytes would take the answer with it."""
-        body = orjson.dumps({"error": refusal.words})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        """Answer and say goodbye, but read on for a while: closing on unread bytes would take the answer with it.
+
+        Whole requests that came before on this connection are answered first; it ends with the last of them.
+        """
         self.deaf = True
         self.reading_head = False
+        for before in (self.cycle, *(cycle for cycle, _ in self.pipeline), self.answering):
+            if before is not None and not (before.more_body or before.response_complete or before.disconnected):
+                before.keep_alive = False
+                return
+        body = orjson.dumps({"error": refusal.words})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -212,3 +213,56 @@ def test_memory_is_taken_as_a_body_comes(monkeypatch: pytest.MonkeyPatch) -> Non
         assert call.received(taken[-1]) == (call.missing == 0)
     assert taken == [10, 20, 40, 20]
     assert bytes(call._body) == b"0123456789" + b"x" * 90
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+
+
+@pytest.mark.parametrize("cut", range(len(b"Connection: x\r\nUpgrade: h2c")))
+def test_an_offer_to_speak_another_protocol_is_ignored_wherever_it_is_cut(echo: Child, cut: int) -> None:
+    request, data = _numbers(3, 7.0, close=False)
+    head, _, rest = request.partition(b"\r\n")
+    with socket.create_connection(("127.0.0.1", echo.port), timeout=WAIT) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        at = len(head) + 2 + H2C.index(b"\r\nUpgrade") - len(b"Connection: x") + cut
+        whole = head + b"\r\n" + H2C + rest
+        sock.sendall(whole[:at])
+        assert echo.json("GET", "/v2/health/live")[0] == 200  # the first piece is read by now
+        sock.sendall(whole[at:])
+        answer = receive_all(sock)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        assert answer.endswith(data)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"rubbish\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000],
+    ids=["no HTTP", "a head without end"],
+)
+def test_what_is_refused_waits_for_the_answers_before_it(tmp_path: Path, behind: bytes) -> None:
+    body = json.dumps({"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [3000]}]}).encode()
+    slow = b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    get = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        running(tmp_path, graphs.table(graphs.slow(tmp_path, model="slow"))) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock,
+    ):
+        sock.sendall(slow + get + behind)
+        answers = _until_closed(sock)
+        assert answers.count(b"HTTP/1.1 ") == 2
+        assert answers.startswith(b"HTTP/1.1 200")
+        assert answers.endswith(b'{"live":true}')
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_connection_that_breaks_under_several_requests_is_no_fault_of_the_server(tmp_path: Path) -> None:
+    table = graphs.table(graphs.slow(tmp_path, least=1000, model="slow"), pinned=())
+    load = b"POST /v2/repository/models/slow/load HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    with running(tmp_path, table) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall(load + b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+            assert server.json("GET", "/v2/health/live")[0] == 200
+        server.wait_for(lambda: server.json("POST", "/v2/repository/index")[1][0]["state"] == "READY", "the load")
+        assert server.json("GET", "/v2/health/live")[0] == 200
+        assert "Traceback" not in server.log.read_text()

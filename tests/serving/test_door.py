@@ -221,6 +221,7 @@ def test_transfer_codings(small: Child, codings: list[str], status: int) -> None
     ("sent", "words"),
     [
         (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", "neither TLS nor HTTP/2"),
+        (b"CONNECT localhost HTTP/1.1\r\nHost: localhost\r\n\r\n", "invalid url"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "neither TLS nor HTTP/2"),
         (b"GET / HTTP/1.1\nHost: localhost\n\n", "CRLF"),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "Duplicate"),

@@ -32,7 +32,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_parser_that_fails_is_answered(service: Any) -> None:
     answers: list[Response] = []
-    call = DirectCall(object(), (_Broken, object(), object(), None), {}, 0, object())  # type: ignore[arg-type]
+    found: Any = (_Broken, SimpleNamespace(name="m:1-fp32"), object(), None)
+    call = DirectCall(object(), found, {}, 0, object())  # type: ignore[arg-type]
     Direct.begin(SimpleNamespace(_service=service), call, b"", answers.append)  # type: ignore[arg-type]
     assert [answer.status for answer in answers] == [500]
     assert b"Internal error (request " in answers[0].body
