@@ -16,6 +16,7 @@ MAX_PIXELS = 64_000_000
 """Images with more are refused before they are unpacked: a small file can hold an enormous one."""
 SEND = "Send PNG, JPEG, WebP, GIF, BMP or TIFF."
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+_PART = 2**20
 _MODES = {"RGB": "RGB", "BGR": "RGB", "grey": "L"}
 
 
@@ -94,10 +95,13 @@ def _eight_bits(image: Any, opened: Any) -> Any:
     # TIFF 6.0, tags 258 (BitsPerSample: 12 come unscaled) and 262 (0: white is zero).
     tags = getattr(opened, "tag_v2", {})
     white = 2 ** int(tags.get(258, (16,))[0]) - 1
-    pixels = np.clip(np.asarray(image, dtype=np.float32), 0, white) * np.float32(255 / white)
-    if tags.get(262) == 0:
-        pixels = 255 - pixels
-    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+    black_and_white = (255, 0) if tags.get(262) == 0 else (0, 255)
+    pixels = np.asarray(image)
+    flat, grey = pixels.ravel(), np.empty(pixels.size, np.uint8)
+    for start in range(0, len(flat), _PART):  # floats of all of it would take many times the memory
+        part = slice(start, start + _PART)
+        grey[part] = np.rint(np.interp(flat[part], (0, white), black_and_white))
+    return Image.fromarray(grey.reshape(pixels.shape))
 
 
 def _normalised(pixels: Array, spec: TensorSpec, how: Preprocessing) -> Array:
