@@ -26,7 +26,7 @@ from studio.serving.protocols.json_text import load_json
 from studio.serving.protocols.oip_documents import version_name
 from studio.serving.protocols.samples import read_off_loop
 from studio.serving.router import sticky_key
-from studio.serving.service import Service, answered, count_failure
+from studio.serving.service import Service, answered, turned_away
 
 PREDICTIONS, MODELS, PING = "predictions", "models", "ping"
 TOP = 5
@@ -99,13 +99,11 @@ async def _predict(service: Service, request: Request, reference: str, version: 
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = bytes(await unpacked(request.body, request.headers, service.settings.max_body_bytes))
         kind = request.headers.get(b"content-type", b"").decode("latin-1")
-        # `curl -T` and `-d` send their own types, whatever is in the file.
-        kind = "" if kind.startswith(("application/x-www-form-urlencoded", "application/octet-stream")) else kind
         parsing = time.perf_counter_ns()
         sample = await read_off_loop(*_unwrapped(body, kind), target)
         parsing = time.perf_counter_ns() - parsing
     except StudioError as error:
-        count_failure(service, target, Predict.protocol, error.http_status, request.started_ns, str(error))
+        turned_away(service, target, Predict.protocol, error, request.started_ns, request.headers)
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
