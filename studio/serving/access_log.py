@@ -37,9 +37,11 @@ def _text(line: Line) -> bytes:
         "target": target,
         "status": status,
         "latency_us": took_ns // 1000,
-        "rows": rows,
-        "bytes": size,
     }
+    if rows:
+        value["rows"] = rows
+    if size:
+        value["bytes"] = size
     for name, key in _CARRIED:
         if key in headers:
             value[name] = headers[key].decode("latin-1")[:256]

@@ -217,3 +217,20 @@ def count_failure(
     elapsed = time.perf_counter_ns() - started_ns
     service.statistics.failure(target.name if target else "", protocol, status, elapsed, error)
     service.touch()
+
+
+def turned_away(
+    service: Service,
+    target: Target | None,
+    protocol: str,
+    error: StudioError,
+    started_ns: int,
+    headers: dict[bytes, bytes],
+) -> None:
+    """Count and note a request that went wrong before an exchange began; `target` is None where none was found."""
+    words = str(error)
+    count_failure(service, target, protocol, error.http_status, started_ns, words)
+    if service.access is not None:
+        name = target.name if target else ""
+        took_ns = time.perf_counter_ns() - started_ns
+        service.access.add((time.time(), protocol, name, error.http_status, took_ns, 0, 0, headers, words))

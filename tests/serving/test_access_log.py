@@ -20,7 +20,7 @@ def _write(path: Path, name: str, most: int) -> None:
     async def work() -> None:
         log = access_log.AccessLog(path, asyncio.get_running_loop())
         for number in range(LINES):
-            log.add((0.0, name, "m:1-fp32", 200, 1000, number, 7, {b"x-request-id": b"one"}, ""))
+            log.add((0.0, name, "m:1-fp32", 200, 1000, number + 1, 7, {b"x-request-id": b"one"}, ""))
         log.close()
 
     asyncio.run(work())
@@ -43,7 +43,7 @@ def test_processes_share_it(tmp_path: Path, most: int) -> None:
     _apart(path, "ab", most)
     files = list(tmp_path.iterdir())
     seen = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    assert sorted((line["protocol"], line["rows"]) for line in seen) == [(n, i) for n in "ab" for i in range(LINES)]
+    assert sorted((line["protocol"], line["rows"]) for line in seen) == [(n, i + 1) for n in "ab" for i in range(LINES)]
     assert (len(files) > 1) == (most == 250_000)
 
 
@@ -51,7 +51,7 @@ def test_the_oldest_file_goes(tmp_path: Path) -> None:
     path = tmp_path / "access.jsonl"
     _apart(path, "a", 5_000)
     assert {file.name for file in tmp_path.iterdir()} == {path.name, *(f"{path.name}.{n}" for n in range(1, 6))}
-    assert '"rows":1999' in path.read_text()
+    assert '"rows":2000' in path.read_text()
     # One that is taken away is made anew.
     path.unlink()
     _apart(path, "b", 1 << 30)

@@ -46,9 +46,9 @@ def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
         server.request("POST", "/v1/models/m:predict", b'{"instances": [[1]]}', {"x-request-id": "two\\"})
         server.request("GET", "/v2/models/m")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [(line["id"], line["protocol"], line["status"], line["rows"]) for line in lines] == [
+    assert [(line["id"], line["protocol"], line["status"], line.get("rows")) for line in lines] == [
         ("one", "v2", 200, 1),
-        ("two\\", "tfs", 400, 0),
+        ("two\\", "tfs", 400, None),
     ]
     assert lines[0]["target"] == "m:1-fp32"
     assert lines[0]["traceparent"] == TRACE
@@ -56,6 +56,33 @@ def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
     assert "shape" in lines[1]["error"]
     # What is not there takes no room.
     assert "error" not in lines[0] and "traceparent" not in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "protocol", "status"),
+    [
+        ("/v2/models/none/infer", ROW, {}, "v2", 404),
+        ("/v2/models/m/infer", ROW, {"Content-Encoding": "br"}, "v2", 501),
+        ("/v1/models/m:predict", b"x", {"Content-Encoding": "gzip"}, "tfs", 400),
+        ("/predict/m", b"[1]", {}, "predict", 400),
+        ("/predictions/m", b"{", {}, "torchserve", 400),
+        ("/v1/embeddings", b'{"model":"m","input":"x"}', {}, "openai", 422),
+        ("/api/embed", b'{"model":"m","input":"x"}', {}, "ollama", 422),
+    ],
+)
+def test_the_access_log_tells_of_what_came_to_nothing(
+    tmp_path: Path, path: str, body: bytes, headers: dict[str, str], protocol: str, status: int
+) -> None:
+    log = tmp_path / "access.jsonl"
+    settings = ServingSettings(access_log=str(log))
+    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server:
+        assert server.request("POST", path, body, headers | {"x-request-id": "one"})[0] == status
+    (line,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["id"], line["protocol"], line["status"]) == ("one", protocol, status)
+    assert line["target"] == ("" if status == 404 else "m:1-fp32")
+    assert line["error"]
+    assert line["latency_us"] > 0
+    assert "rows" not in line and "bytes" not in line
 
 
 def test_calls_over_grpc_are_in_the_access_log_with_their_ids(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from studio.serving.protocols.oip_infer import (
     results,
     wanted_outputs,
 )
-from studio.serving.service import Service, count_failure, unready
+from studio.serving.service import Service, turned_away, unready
 
 SERVICE = "inference.GRPCInferenceService"
 NAME = "v2 grpc"
@@ -169,7 +169,7 @@ async def infer(service: Service, request: Any, caller: Caller, alone: bool = Tr
             caller.tell(target)
         model = service.router.model(target) or await service.router.loaded_model(target)
     except StudioError as error:
-        count_failure(service, target, NAME, error.http_status, started_ns, str(error))
+        turned_away(service, target, NAME, error, started_ns, caller.headers)
         raise
     return await run_call(service, Infer, target, model, request, caller, started_ns, shadow)
 

@@ -25,7 +25,7 @@ from studio.serving.loaded import Array, LoadedModel, dtype_of
 from studio.serving.protocols.oip_infer import check_complete, check_input
 from studio.serving.protocols.oip_tensors import from_binary
 from studio.serving.router import Routed
-from studio.serving.service import Service, count_failure
+from studio.serving.service import Service, turned_away
 
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 NAME = "tfs grpc"
@@ -182,7 +182,7 @@ async def predict(service: Service, request: Any, caller: Caller) -> bytes:
         target, shadow = routed(service, request.model_spec, caller)
         model = service.router.model(target) or await service.router.loaded_model(target)
     except StudioError as error:
-        count_failure(service, target, NAME, error.http_status, started_ns, str(error))
+        turned_away(service, target, NAME, error, started_ns, caller.headers)
         raise
     return await run_call(service, Predict, target, model, request, caller, started_ns, shadow)
 

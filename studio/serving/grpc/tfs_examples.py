@@ -25,7 +25,7 @@ from studio.serving.http import Response
 from studio.serving.loaded import Array, LoadedModel
 from studio.serving.protocols.oip_infer import MAX_BATCH
 from studio.serving.protocols.tfs_json import number_of, scores_of
-from studio.serving.service import Service, count_failure
+from studio.serving.service import Service, turned_away
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
@@ -198,6 +198,6 @@ async def _run(service: Service, kind: type[_Examples], spec: Any, request: Any,
         target, shadow = routed(service, spec, caller)
         model = service.router.model(target) or await service.router.loaded_model(target)
     except StudioError as error:
-        count_failure(service, target, NAME, error.http_status, started_ns, str(error))
+        turned_away(service, target, NAME, error, started_ns, caller.headers)
         raise
     return await run_call(service, kind, target, model, request, caller, started_ns, shadow)

@@ -22,7 +22,7 @@ from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed
 from studio.serving.protocols.json_text import load_json
 from studio.serving.router import sticky_key
-from studio.serving.service import Exchange, Service, answered, count_failure, named
+from studio.serving.service import Exchange, Service, answered, named, turned_away
 from studio.serving.texts import MAX_TEXTS, Tokens, pooled, text_input, tokenise, vectors_output
 
 OFF_LOOP_FROM = 2048
@@ -110,7 +110,7 @@ async def embedded(
         tokens = await _tokens(target, texts, cut)
         parsing = time.perf_counter_ns() - parsing
     except StudioError as error:
-        count_failure(service, target, kind.protocol, error.http_status, request.started_ns, str(error))
+        turned_away(service, target, kind.protocol, error, request.started_ns, request.headers)
         raise
     begun: list[Embed] = []
 

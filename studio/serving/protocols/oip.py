@@ -23,7 +23,7 @@ from studio.serving.protocols import oip_documents as documents
 from studio.serving.protocols import oip_infer
 from studio.serving.protocols.json_text import load_json
 from studio.serving.router import sticky_key
-from studio.serving.service import Exchange, Service, answered, count_failure, unready
+from studio.serving.service import Exchange, Service, answered, turned_away, unready
 
 PREFIX = "v2"
 NAME = "v2"
@@ -226,7 +226,7 @@ async def _infer(service: Service, request: Request, model_segment: str, version
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
     except StudioError as error:
-        count_failure(service, target, NAME, error.http_status, request.started_ns, str(error))
+        turned_away(service, target, NAME, error, request.started_ns, request.headers)
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ from studio.serving.protocols.inputs import Sample
 from studio.serving.protocols.oip_tensors import nested_json, widened
 from studio.serving.protocols.samples import read_off_loop
 from studio.serving.router import sticky_key
-from studio.serving.service import Exchange, Service, answered, count_failure
+from studio.serving.service import Exchange, Service, answered, turned_away
 
 PREFIX = "predict"
 NAME = "predict"
@@ -70,7 +70,7 @@ async def handle(service: Service, request: Request) -> Response:
         sample = await read_off_loop(body, kind, target)
         parsing = time.perf_counter_ns() - parsing
     except StudioError as error:
-        count_failure(service, target, NAME, error.http_status, request.started_ns, str(error))
+        turned_away(service, target, NAME, error, request.started_ns, request.headers)
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ from studio.serving.loaded import Array, LoadedModel
 from studio.serving.problems import MethodNotAllowed, Unsupported
 from studio.serving.protocols import tfs_json
 from studio.serving.router import Routed, sticky_key
-from studio.serving.service import Exchange, Service, answered, count_failure
+from studio.serving.service import Exchange, Service, answered, turned_away
 
 NAME = "tfs"
 SIGNATURE = "serving_default"
@@ -132,7 +132,7 @@ async def infer(service: Service, request: Request, parts: list[str]) -> Respons
         model = service.router.model(target) or await service.router.loaded_model(target)
         body = await unpacked(request.body, request.headers, service.settings.max_body_bytes)
     except StudioError as error:
-        count_failure(service, target, NAME, error.http_status, request.started_ns, str(error))
+        turned_away(service, target, NAME, error, request.started_ns, request.headers)
         raise
 
     def begin(respond: Callable[[Response], None], gone: Callable[[], None]) -> None:
