@@ -1,7 +1,7 @@
 """JSON Schemas of what `/predict` takes and answers, made from a version's signature and settings.
 
 Source: JSON Schema 2020-12, Validation. They say what a schema can: not that the inputs of a batch have as many rows
-each, nor that base64 is an image.
+each, nor that base64 is an image, nor that whole numbers are written without a point.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ _BEYOND = {
 }
 """The least magnitudes that round to infinity (IEEE 754: the largest value and half of its last place)."""
 _IMAGES = ("png", "jpeg", "webp", "gif", "bmp", "tiff")
-_BASE64: Json = {"type": "string", "contentEncoding": "base64", "description": "An image in base64, or as a data URL"}
-_FILE: Json = {"type": "string", "contentMediaType": "application/octet-stream"}
+_BASE64: Json = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "minLength": 1,
+    "description": "An image in base64, or as a data URL",
+}
+_FILE: Json = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
 
 
 def scalar(datatype: str, missing: bool = False) -> Json:
