@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import studio
 from studio.core.errors import Denied, InvalidInput, StudioError
@@ -32,6 +33,7 @@ from studio.serving.problems import MethodNotAllowed, UnknownPath, Unsupported, 
 from studio.serving.protocols import oip, ollama, openai, predict, tfs, torchserve, v1
 from studio.serving.service import Service
 
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
 PROTOCOLS: dict[str, Handler] = {
@@ -53,14 +55,16 @@ DIRECT = {b"/infer": oip.direct, b":predict": tfs.direct}
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104
 
 
-def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """The ASGI application. `scope["studio.connection"]` is the request's `Connection`, if it has one."""
+def make_app(service: Service) -> App:
+    """The ASGI application. `scope["studio.connection"]` is the request's `Connection` where our own HTTP server runs
+    it; under others it is told by `receive` when a client has gone."""
     host = service.settings.host
     limit = service.settings.max_body_bytes
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         started_ns = time.perf_counter_ns()
         echo: tuple[tuple[bytes, bytes], ...] = ()
+        watching: asyncio.Task[None] | None = None
         if scope["type"] != "http":
             return
         try:
@@ -68,9 +72,12 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
             echo = echoed(headers)
             check_codings(headers)
             check_door(scope["method"], headers, scope["http_version"], host)
-            segments = split_path(scope["raw_path"])
+            segments = split_path(_own_path(scope))
             body = await read_body(receive, headers, limit)
-            connection = scope.get("studio.connection") or Connection()
+            connection = scope.get("studio.connection")
+            if connection is None:
+                connection = Connection()
+                watching = asyncio.create_task(_watch(receive, connection))
             # The answer to HEAD is GET's without its body, which the HTTP server leaves out (RFC 9110, 9.3.2).
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             request = Request(method, segments, headers, body, connection, started_ns, scope["query_string"])
@@ -81,9 +88,26 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
             return
         except Exception:
             response = error_response(unforeseen())
+        finally:
+            if watching is not None:
+                watching.cancel()
         await respond(send, response, echo)
 
     return app
+
+
+async def _watch(receive: Receive, connection: Connection) -> None:
+    """Tell the request when its client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    for callback in tuple(connection.on_lost):
+        callback()
+
+
+def _own_path(scope: Scope) -> bytes:
+    """The path as it was sent, below where the application is mounted."""
+    path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return path.removeprefix(scope.get("root_path", "").encode())
 
 
 async def _answer(service: Service, request: Request) -> Response:

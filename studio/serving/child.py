@@ -33,28 +33,20 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 
 from studio.core.errors import StudioError, Unavailable
-from studio.core.metrics import ShadowFigures
 from studio.core.routing import RoutingTable
 from studio.core.settings import ServingSettings
-from studio.serving import sessions
-from studio.serving.access_log import AccessLog
 from studio.serving.app import DIRECT, check_door, make_app
 from studio.serving.artefacts import Artefacts
 from studio.serving.balance import Balance
-from studio.serving.cache import Cache
 from studio.serving.control import Answers, Channel, Drain, Elsewhere, Recordings
 from studio.serving.direct import Direct
-from studio.serving.executor import Executor, cores
+from studio.serving.hosted import build, close
 from studio.serving.listener import Listener
-from studio.serving.memory import machine_bytes
 from studio.serving.peers import Order, Peers, Reply
 from studio.serving.peers import work as peers_work
 from studio.serving.recorder import Recorder
 from studio.serving.reporter import Reporter
-from studio.serving.router import Router
 from studio.serving.service import Service
-from studio.serving.shadow import Shadows
-from studio.serving.statistics import Statistics
 
 DRAIN_SECONDS = 30.0
 """Requests that are still under way after so long are cut off."""
@@ -102,10 +94,13 @@ async def serve(
     await asyncio.wait((settings, stopping), return_when=asyncio.FIRST_COMPLETED)
     if settings.done():
         artefacts = _artefacts(settings.result(), cache)
-        service, reporter = build(settings.result(), channel, artefacts)
+        service = build(settings.result(), artefacts)
+        router = service.router
+        reporter = Reporter(loop, channel, service.statistics, lambda: router.loaded)
+        service.touch = router.on_change = reporter.touch
         if service.settings.workers > 1:
             service.peers = peers
-            service.router.on_change = functools.partial(_tell_loaded, channel, service, reporter)
+            router.on_change = functools.partial(_tell_loaded, channel, service, reporter)
         switch(recorder.on)
         direct = Direct(service, DIRECT, check_door)
         listener = Listener(make_app(service), listening, direct, _balance(service, shared))
@@ -128,14 +123,11 @@ async def serve(
             _log.warning("requests were cut off: they were not done %.0f s after draining began", DRAIN_SECONDS)
         if grpc_server is not None:
             await closing
-        service.router.close()
-        service.executor.close()
+        close(service)
         if artefacts is not None:
             artefacts.close()
         reporter.flush()
         recorder.close()
-        if service.access is not None:
-            service.access.close()
     reading.cancel()
     await channel.flush(1.0)
     return code
@@ -177,34 +169,6 @@ def _artefacts(settings: ServingSettings, cache: Path | None) -> Artefacts | Non
     except OSError as error:
         _log.warning("no serving artefacts: %s", error)
         return None
-
-
-def build(settings: ServingSettings, channel: Channel, artefacts: Artefacts | None = None) -> tuple[Service, Reporter]:
-    """The parts of the server, wired. Needs a running loop."""
-    loop = asyncio.get_running_loop()
-    statistics = Statistics()
-    router = Router(
-        functools.partial(sessions.load, threads=settings.threads_of(0), artefacts=artefacts),
-        memory_bytes=settings.memory_bytes or machine_bytes() // 2,
-        idle_seconds=settings.idle_seconds,
-    )
-    reporter = Reporter(loop, channel, statistics, lambda: router.loaded)
-    router.on_change = reporter.touch
-    executor = Executor(
-        loop, settings.run_threads, settings.queue, seconds=settings.timeout_seconds, parallel=settings.model_runs
-    )
-    cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
-    statistics.caching = cache is not None
-    access = AccessLog(Path(settings.access_log), loop) if settings.access_log else None
-
-    def seen(figures: ShadowFigures) -> None:
-        statistics.shadow(figures)
-        reporter.touch()
-
-    shadows = Shadows(loop, router, executor, seen, settings.run_threads or cores())
-    service = Service(settings, router, executor, statistics, reporter.touch, access=access, cache=cache)
-    service.shadows = shadows
-    return service, reporter
 
 
 async def _read(
