@@ -66,7 +66,8 @@ class Request:
 
 
 ECHOED = (b"x-request-id", b"traceparent", b"tracestate")
-_ECHOABLE = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,255}")
+_ECHOABLE = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,511}")
+"""Of characters that are safe in a header, and no longer than W3C's trace context demands to be carried."""
 
 
 def echoed(headers: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
