@@ -413,7 +413,7 @@ def test_clients_of_a_server_that_answered_wait_for_the_next_no_longer_than_a_mo
 async def test_one_that_answered_is_told_from_one_that_could_not_start(pair: Pair, tmp_path: Path) -> None:
     await pair.supervisor.apply(graphs.table(graphs.scaled(tmp_path, 3.0, model="m"), generation=2))
     processes = pair.supervisor._processes
-    for turn in range(1, 4):
+    for turn in range(1, 3):
         await pair.until(lambda: len(pair.pids) == 2 and all(process._answered for process in processes), "both")
         for pid in pair.pids:
             os.kill(pid, signal.SIGKILL)

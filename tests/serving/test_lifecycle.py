@@ -220,7 +220,7 @@ def test_nobody_is_answered_before_the_first_routes(tmp_path: Path) -> None:
 
 def test_each_model_answers_as_soon_as_it_is_loaded(tmp_path: Path) -> None:
     """Loading a model runs it, and this one runs long."""
-    table = graphs.table(graphs.slow(tmp_path, least=LONG, model="slow"), graphs.scaled(tmp_path, 4.0, model="m"))
+    table = graphs.table(graphs.slow(tmp_path, least=LONG // 2, model="slow"), graphs.scaled(tmp_path, 4.0, model="m"))
     with listen() as listening:
         server = spawn(listening, tmp_path / "server.log")
         server.send("routes", table=table)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,16 @@ ROW = json.dumps({"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32",
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
+@pytest.fixture(scope="module")
+def logging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Child, Path]]:
+    """A server, and its access log."""
+    folder = tmp_path_factory.mktemp("logging")
+    log = folder / "access.jsonl"
+    settings = ServingSettings(access_log=str(log))
+    with running(folder, graphs.table(graphs.mlp(folder, model="m")), settings) as server:
+        yield server, log
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
@@ -29,14 +41,14 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         ("GET", "/nowhere", None, 404),
     ],
 )
-def test_ids_come_back(tmp_path: Path, method: str, path: str, body: bytes | None, status: int) -> None:
-    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m"))) as server:
-        sent = {"X-Request-Id": "abc-1", "traceparent": TRACE}
-        got, headers, _ = server.request(method, path, body, sent)
-        assert (got, headers.get("x-request-id"), headers.get("traceparent")) == (status, "abc-1", TRACE)
-        sent = {"X-Request-Id": "a" * 513, "tracestate": "b" * 512}
-        _, headers, _ = server.request(method, path, body, sent)
-        assert ("x-request-id" in headers, headers.get("tracestate")) == (False, "b" * 512)
+def test_ids_come_back(logging: tuple[Child, Path], method: str, path: str, body: bytes | None, status: int) -> None:
+    server, _ = logging
+    sent = {"X-Request-Id": "abc-1", "traceparent": TRACE}
+    got, headers, _ = server.request(method, path, body, sent)
+    assert (got, headers.get("x-request-id"), headers.get("traceparent")) == (status, "abc-1", TRACE)
+    sent = {"X-Request-Id": "a" * 513, "tracestate": "b" * 512}
+    _, headers, _ = server.request(method, path, body, sent)
+    assert ("x-request-id" in headers, headers.get("tracestate")) == (False, "b" * 512)
 
 
 def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
@@ -72,14 +84,19 @@ def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
     ],
 )
 def test_the_access_log_tells_of_what_came_to_nothing(
-    tmp_path: Path, path: str, body: bytes, headers: dict[str, str], protocol: str, status: int
+    logging: tuple[Child, Path], path: str, body: bytes, headers: dict[str, str], protocol: str, status: int
 ) -> None:
-    log = tmp_path / "access.jsonl"
-    settings = ServingSettings(access_log=str(log))
-    with running(tmp_path, graphs.table(graphs.mlp(tmp_path, model="m")), settings) as server:
-        assert server.request("POST", path, body, headers | {"x-request-id": "one"})[0] == status
-    (line,) = [json.loads(line) for line in log.read_text().splitlines()]
-    assert (line["id"], line["protocol"], line["status"]) == ("one", protocol, status)
+    server, log = logging
+    number = f"{protocol}-{status}"
+
+    def lines() -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return [line for line in found if line.get("id") == number]
+
+    assert server.request("POST", path, body, headers | {"x-request-id": number})[0] == status
+    server.wait_for(lines, "the line")  # they are written twice a second
+    (line,) = lines()
+    assert (line["protocol"], line["status"]) == (protocol, status)
     assert line["target"] == ("" if status == 404 else "m:1-fp32")
     assert line["error"]
     assert line["latency_us"] > 0
