@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite, prod
 from typing import Any
 
@@ -105,12 +106,11 @@ _KINDS = {"FP16": "fiu", "BF16": "fiu", "FP32": "fiu", "FP64": "fiu", "BOOL": "b
 
 
 def _numbers(data: list[Any], datatype: str, name: str) -> Array:
+    # A flat list of what it should be, as most are. Packing is twice as fast as numpy, and tells of what is too large.
+    if datatype == "FP32" and float in (kinds := set(map(type, data))) and kinds <= _REAL:
+        with suppress(OverflowError, struct.error):
+            return np.frombuffer(struct.pack(f"<{len(data)}f", *data), np.float32)
     try:
-        # A flat list of what it should be, as most are.
-        if datatype == "FP32" and float in (kinds := set(map(type, data))) and kinds <= _REAL:
-            array = np.array(data, np.float32)
-            if isfinite(np.add.reduce(array)):
-                return array
         found = np.array(data)
     except (ValueError, OverflowError):
         raise _ragged(name) from None
