@@ -138,3 +138,12 @@ def test_every_peer_is_pinned() -> None:
     assert {peer.environment for peer in contenders.ALL} == set(environments.ENVIRONMENTS)
     for environment in environments.ENVIRONMENTS.values():
         assert all("==" in requirement for requirement in environment.requirements)
+
+
+def test_what_a_server_wrote_last_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(
+        "started\n6# 0x7F in /home/someone/.cache/a b/libserver.so 7# in '/opt/x/y.so': http://127.0.0.1:1/v2\n"
+    )
+    words = trees.Tree(None, log).last_words()  # type: ignore[arg-type]
+    assert words == "started 6# 0x7F in a b/libserver.so 7# in 'y.so': http://127.0.0.1:1/v2"

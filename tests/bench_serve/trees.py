@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -100,8 +101,12 @@ class Tree:
                 os.waitpid(each.pid, os.WNOHANG)
 
     def last_words(self, lines: int = 3) -> str:
+        """What it wrote last, without the folders of this machine."""
         text = self.log.read_text(errors="replace").strip().splitlines()
-        return " ".join(line.strip() for line in text[-lines:])[-300:]
+        return _FOLDERS.sub("", " ".join(line.strip() for line in text[-lines:]))[-300:]
+
+
+_FOLDERS = re.compile(r"(?:/[^\s/:'\"]+)+/")
 
 
 def _alive(process: psutil.Process) -> bool:
