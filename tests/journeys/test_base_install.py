@@ -13,6 +13,7 @@ from tests.journeys.engines import SAMPLES, RunningEngine
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.environment
 @pytest.mark.timeout(420)
 def test_the_base_install_runs_without_torch_and_says_what_a_pt2_needs(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
