@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from studio.serving.body import BodyReader
 from studio.serving.direct import Direct, DirectCall, head
 from studio.serving.http import BODY_BYTES_A_SECOND, BODY_SECONDS, Connection, Response, echoed, packed
-from studio.serving.wire import MAX_HEAD_BYTES, OneWrite, Refusal, malformed, without_upgrade
+from studio.serving.wire import MAX_HEAD_BYTES, TAIL, OneWrite, Refusal, malformed, without_upgrade
 
 ONE_PACKET_BYTES = 64 * 1024
 """Head and body of an answer below this size are joined; joining larger ones costs more than a second write."""
@@ -47,6 +47,7 @@ class ServingProtocol(HttpToolsProtocol):
         self.refusal: Refusal | None = None
         self.deaf = False
         self.messages = 0
+        self.head_tail = b""
         self.held = b""
         self.answering: Cycle = None
         self.idle_since = 0.0
@@ -100,9 +101,13 @@ class ServingProtocol(HttpToolsProtocol):
                     self._begin(known)
                 return
         self.messages = 0
-        if self.reading_head or before is None or not before.more_body:
-            data, self.held = without_upgrade(self.held + data)
+        in_head = self.reading_head
+        if in_head or before is None or not before.more_body:
+            data, self.held = without_upgrade(self.head_tail if in_head else b"", self.held + data)
         super().data_received(data)
+        if self.refusal is not None and not self.deaf:  # the parser says nothing of one at the end of a head
+            self._close_with(self.refusal)
+            return
         if (
             direct is not None
             and self.messages == 1
@@ -118,8 +123,13 @@ class ServingProtocol(HttpToolsProtocol):
                 self.parser = self._new_parser()
                 self._receive(cycle)
             return
+        self.head_tail = (self.head_tail + data)[-TAIL:]
         # A header is counted when it is whole; one that never ends would be kept growing by the parser.
-        self.head_received += len(data)
+        if in_head and not self.messages:
+            self.head_received += len(data)
+        else:  # it begins in these bytes, perhaps behind a body
+            line = data.rfind(b" HTTP/1.")
+            self.head_received = len(data) - line if line >= 0 else 0
         if self.head_received > 2 * MAX_HEAD_BYTES:
             self._close_with(self._refuse(431, f"The head of the request is longer than {MAX_HEAD_BYTES} bytes."))
         elif self.timer is None:
@@ -341,7 +351,9 @@ class ServingProtocol(HttpToolsProtocol):
         cycle: Cycle = self.cycle
         if self.transport.is_closing():
             return
-        if self.reading_head:
+        if self.deaf:
+            self.transport.close()
+        elif self.reading_head:
             self._close_with(Refusal(408, "The request line and headers came in too slowly."))
         elif isinstance(cycle, DirectCall) and cycle.more_body:
             self._close_with(Refusal(408, "The request body came in too slowly."))

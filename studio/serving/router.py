@@ -76,6 +76,7 @@ class Router:
         self._applying = asyncio.Lock()
         self._ahead = asyncio.Semaphore(AHEAD)
         self._dropped: set[str] = set()
+        self._coming: dict[str, None] = {}
         self._threads = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="load")
 
     def known(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Routed | None:
@@ -218,7 +219,8 @@ class Router:
         reasons by full reference; empty when all went well.
         """
         async with self._applying:
-            wanted = [target for name in (*table.pinned, *table.warm) if (target := _find(table, name))]
+            self._coming = dict.fromkeys((*table.pinned, *table.warm))
+            wanted = [target for name in self._coming if (target := _find(table, name))]
             missing = [target for target in wanted if identity(target) not in self._models]
             results = await asyncio.gather(*(self._load_ahead(target) for target in missing), return_exceptions=True)
             failed: dict[Identity, str] = {}
@@ -228,6 +230,7 @@ class Router:
             self.table = _keeping(self.table, table, failed.keys(), self._models.keys())
             self.paths.clear()
             self.forks.clear()
+            self._coming = {}
             self._release()
         self.on_change()
         return {name: reason for (name, *_), reason in failed.items()}
@@ -305,7 +308,7 @@ class Router:
 
     def _spare(self) -> list[Identity]:
         """What nothing pins, not used for longest first."""
-        pinned = set(self.table.pinned)
+        pinned = {*self._coming, *self.table.pinned}
         spare = [key for key in self._models if key[0] not in pinned]
         return sorted(spare, key=lambda key: self._models[key].last_used)
 

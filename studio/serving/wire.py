@@ -21,22 +21,26 @@ class Refusal(Exception):
 
 
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-_PERHAPS = re.compile(rb"\r(?:\n(?:u(?:p(?:g(?:r(?:a(?:d(?:e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
+_PERHAPS = re.compile(rb"(?<=\r\n)u(?:p(?:g(?:r(?:a(?:d(?:e)?)?)?)?)?)?\Z", re.IGNORECASE)
+TAIL = len(b"\r\n\r\n") - 1
+"""Bytes of a head that have to be known to see where it ends in those that follow."""
 
 
-def without_upgrade(data: bytes) -> tuple[bytes, bytes]:
-    """The head that `data` begins with, or a part of one, its offer to speak another protocol renamed; and what is to
-    be put before the bytes that follow, where such an offer may be cut in two.
+def without_upgrade(tail: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """`data` of a head, its offer to speak another protocol renamed, and what of it is to be put before the bytes that
+    follow, where the offer may be cut in two. `tail` are the last bytes of the same head that came before, if some did.
 
     A server may ignore it (RFC 9110, 7.8), but the parser would skip the body that comes with it: HTTP clients of Java
-    offer h2c with every request.
+    offer h2c with every request. What stands behind the head is not touched.
     """
-    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-    found = _UPGRADE.search(data, 0, end if end >= 0 else MAX_HEAD_BYTES)
+    joined = tail + data
+    end = joined.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+    found = _UPGRADE.search(joined, 0, end if end >= 0 else MAX_HEAD_BYTES)
     if found is not None:
-        data = b"%s\r\nx-upgrade:%s" % (data[: found.start()], data[found.end() :])
-    perhaps = _PERHAPS.search(data, max(0, len(data) - len(b"\r\nupgrade"))) if end < 0 else None
-    return (data, b"") if perhaps is None else (data[: perhaps.start()], data[perhaps.start() :])
+        joined = b"%s\r\nx-upgrade:%s" % (joined[: found.start()], joined[found.end() :])
+    perhaps = _PERHAPS.search(joined, max(0, len(joined) - len(b"\r\nupgrade"))) if end < 0 else None
+    cut = len(joined) if perhaps is None else perhaps.start()
+    return joined[len(tail) : cut], joined[cut:]
 
 
 def malformed(error: BaseException | None) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from studio.core.routing import RoutingTable
-from studio.serving import direct
-from studio.serving.direct import DirectCall
+from studio.core.settings import ServingSettings
+from studio.serving import app, connection, direct, hosted
+from studio.serving.direct import Direct, DirectCall
+from studio.serving.listener import Listener
 from tests.serving import graphs
-from tests.serving.harness import WAIT, Child, receive_all, running
+from tests.serving.harness import WAIT, Child, listen, receive_all, running
 
 HEAD = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 
@@ -120,6 +125,13 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
 def _numbers(count: int, first: float, close: bool = False) -> tuple[bytes, bytes]:
     """A binary request of so many numbers, and those numbers as bytes."""
     data = (np.arange(count, dtype=np.float32) + first).tobytes()
+    head, rest = _request(data, close)
+    return head + rest, data
+
+
+def _request(data: bytes, close: bool = False) -> tuple[bytes, bytes]:
+    """Head and body of a request that sends these bytes as numbers."""
+    count = len(data) // 4
     description = json.dumps(
         {
             "inputs": [
@@ -132,7 +144,7 @@ def _numbers(count: int, first: float, close: bool = False) -> tuple[bytes, byte
         b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
         b"Inference-Header-Content-Length: %d\r\n%s\r\n"
     ) % (len(description) + len(data), len(description), b"Connection: close\r\n" if close else b"")
-    return head + description + data, data
+    return head, description + data
 
 
 def _until_closed(sock: socket.socket) -> bytes:
@@ -218,20 +230,87 @@ def test_memory_is_taken_as_a_body_comes(monkeypatch: pytest.MonkeyPatch) -> Non
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
 
 
-@pytest.mark.parametrize("cut", range(len(b"Connection: x\r\nUpgrade: h2c")))
-def test_an_offer_to_speak_another_protocol_is_ignored_wherever_it_is_cut(echo: Child, cut: int) -> None:
-    request, data = _numbers(3, 7.0, close=False)
-    head, _, rest = request.partition(b"\r\n")
+def _in_two(server: Child, whole: bytes, cut: int) -> bytes:
+    """The answer to a request that comes in two packets, the first of which is read before the second is sent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(whole[:cut])
+        assert server.json("GET", "/v2/health/live")[0] == 200
+        sock.sendall(whole[cut:])
+        return receive_all(sock)
+
+
+@pytest.mark.parametrize("offer", [b"", H2C], ids=["plain", "h2c"])
+def test_a_request_is_what_it_is_wherever_it_is_cut(echo: Child, offer: bytes) -> None:
+    """The tensor looks like the end of a head, and like an offer to speak another protocol."""
+    data = b"0123\r\n\r\n\r\nupgrade:ABCDEF\r\nupgrade:wxyz\r\n"
+    head, rest = _request(data)
+    whole = head[:-2] + offer + b"\r\n" + rest
+    places = {len(whole) - len(rest) + offset for offset in range(-len(offer) - 8, 4)} | {
+        len(whole) - n for n in (1, 2)
+    }
+    for cut in sorted(places):
+        answer = _in_two(echo, whole, cut)
+        assert answer.startswith(b"HTTP/1.1 200"), (cut, answer)
+        assert answer.endswith(data), (cut, answer)
+
+
+def test_a_request_may_come_byte_by_byte(echo: Child) -> None:
+    get = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    request, data = _numbers(3, 7.0)
     with socket.create_connection(("127.0.0.1", echo.port), timeout=WAIT) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        at = len(head) + 2 + H2C.index(b"\r\nUpgrade") - len(b"Connection: x") + cut
-        whole = head + b"\r\n" + H2C + rest
-        sock.sendall(whole[:at])
-        assert echo.json("GET", "/v2/health/live")[0] == 200  # the first piece is read by now
-        sock.sendall(whole[at:])
-        answer = receive_all(sock)
-        assert answer.startswith(b"HTTP/1.1 200"), answer
-        assert answer.endswith(data)
+        for whole, end in ((get, b'{"live":true}'), (request, data), (request, data), (get, b'{"live":true}')):
+            for place in range(len(whole)):
+                sock.sendall(whole[place : place + 1])
+                time.sleep(0.0005)  # so that few of them are read together
+            assert receive_all(sock).endswith(end)
+
+
+@pytest.mark.parametrize("size", [65_300, 66_000, 90_000, 127_000])
+def test_a_head_that_is_too_long_is_refused_at_once_whichever_line_makes_it_so(echo: Child, size: int) -> None:
+    status, _, _ = echo.request("GET", "/v2", headers={"X": "a" * size})
+    assert status == (200 if size < 65_400 else 431)
+
+
+def test_many_requests_behind_a_large_body_are_no_long_head(echo: Child) -> None:
+    """Of what one read brings, the end may be a small part of the next head."""
+    large, data = _numbers(60_000, 0.0)
+    get = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", echo.port), timeout=WAIT) as sock:
+        sock.sendall(large + get + large + get[:-9])
+        assert echo.json("GET", "/v2/health/live")[0] == 200
+        sock.sendall(get[-9:])
+        answers = b""
+        while answers.count(b'{"live":true}') < 2:
+            answers += sock.recv(1 << 20)
+    assert answers.count(data) == 2
+
+
+async def test_who_is_told_to_be_too_slow_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("BODY_SECONDS", 0.05), ("BODY_BYTES_A_SECOND", 10**9), ("LINGER_SECONDS", 0.05)):
+        monkeypatch.setattr(connection, name, value)
+    service = hosted.build(ServingSettings())
+    assert await service.router.apply(graphs.table(graphs.identity(tmp_path, shape=("n",), model="m"))) == {}
+    with listen() as listening:
+        listener = Listener(app.make_app(service), [listening], Direct(service, app.DIRECT, app.check_door))
+        await listener.start()
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        request, _ = _numbers(200_000, 0.0)
+        writer.write(request[:1000])
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), WAIT)).startswith(b"HTTP/1.1 408")
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(WAIT):
+                while not reader.at_eof() or not writer.is_closing():  # it goes on sending
+                    writer.write(b"x" * 100)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+        async with asyncio.timeout(WAIT):
+            while listener._state.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        writer.close()
+        assert await listener.drain(WAIT)
+    hosted.close(service)
 
 
 @pytest.mark.parametrize(
