@@ -23,7 +23,7 @@ EXAMPLES = os.environ.get("STUDIO_FUZZ_EXAMPLES", "5")
 
 IMAGE = {"x": Preprocessing(kind="image")}
 JSON = {"content-type": "application/json"}
-MODELS = ("digits", "simple", "sentences", "words", "flags", "pixels")
+MODELS = ("digits", "simple", "sentences", "words", "flags", "whole", "pixels")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         graphs.sentences(folder, model="sentences"),
         graphs.identity(folder, "BYTES", ("n",), model="words"),
         graphs.identity(folder, "BOOL", ("n", 2), model="flags"),
+        graphs.identity(folder, "UINT64", ("n",), model="whole"),
         graphs.identity(folder, "FP32", ("n", 3, 2, 2), model="pixels", preprocessing=IMAGE),
         aliases={},
     )
@@ -81,6 +82,7 @@ def test_what_the_page_sends_is_answered(served: Child) -> None:
         ("sentences", "42", None, "42"),
         ("sentences", "[the] cat", "text/plain", "[the] cat"),
         ("words", '{"x": ["a", "b"]}', None, ["a", "b"]),
+        ("whole", "[18446744073709551615, 9007199254740993]", None, [2**64 - 1, 2**53 + 1]),
     ]
     page, script = Path(__file__).parent / "page.mjs", Path(pages.__file__).parent / "web" / "docs.js"
     sendings = json.dumps([each[:3] for each in same])

@@ -8,8 +8,10 @@ from dataclasses import replace
 from studio.core.manifest import Fidelity, LayerError, Layers, OutputFidelity, Scores
 from studio.core.recording import Recording, RecordingPlan
 from studio.core.views import VariantRow
+from studio.tui.widgets import version_text
 from studio.tui.widgets.version_text import variant_cells, variant_words
 from tests.manifests import variant
+from tests.tui import values
 from tests.tui.conftest import Studio, screen_text, until
 from tests.tui.stub import filled
 
@@ -64,3 +66,14 @@ async def test_serve_says_while_requests_are_being_recorded(studio: Studio) -> N
         )
         client.push("status", client.status())
         await until(pilot, lambda: "recording" not in screen_text(pilot.app), "the end of it")
+
+
+def test_accuracy_is_told_with_the_rows_that_it_is_about() -> None:
+    """The samples are 300; the reference was judged on those of them that nothing was learnt from."""
+    detail = values.version_detail(values.version_row("digits", 2, {}, latest=True))
+    assert "on 300 labelled rows" in version_text.overview(detail, 0.0).plain
+    variants = tuple(
+        replace(each, fidelity=replace(each.fidelity, samples=172, accuracy=0.948)) if each.fidelity else each
+        for each in detail.variants
+    )
+    assert "on 172 labelled rows" in version_text.overview(replace(detail, variants=variants), 0.0).plain

@@ -54,7 +54,10 @@ const ask = async (name, body, type, out) => {
     const text = await answer.text();
     const milliseconds = (performance.now() - started).toFixed(1);
     let pretty = text;
-    try { pretty = JSON.stringify(JSON.parse(text), null, 2); } catch { /* shown as it came */ }
+    // Integers of 16 digits and more are not what JavaScript makes of them.
+    if (!/\d{16}/.test(text.replace(/\d\.\d+/g, ""))) {
+      try { pretty = JSON.stringify(JSON.parse(text), null, 2); } catch { /* shown as it came */ }
+    }
     out.textContent = `${answer.status} · ${milliseconds} ms\n${pretty}`;
   } catch (error) {
     out.textContent = `The server did not answer: ${error.message}`;

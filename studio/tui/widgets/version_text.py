@@ -11,6 +11,7 @@ from textual.content import Content
 from studio.core.jobs import Job
 from studio.core.manifest import INPUTS_WORDS, Fidelity, Gate, VariantManifest, VersionManifest
 from studio.core.metrics import Point
+from studio.core.names import REFERENCE_VARIANT
 from studio.core.views import VariantRow, VersionDetail, VersionRow
 from studio.tui import text
 from studio.tui.charts.spark import sparkline
@@ -60,7 +61,7 @@ def overview(detail: VersionDetail, now: float) -> Content:
     parts += _line("size", text.size(row.size), parameters)
     parts += _line("p50", f"{text.ms(row.p50)} ms", ("  batch 1, reference variant", "$muted"))
     if row.accuracy is not None:
-        parts += _line("accuracy", text.share(row.accuracy), (f"  on {manifest.samples.count} labelled rows", "$muted"))
+        parts += _line("accuracy", text.share(row.accuracy), (f"  on {_accuracy_rows(detail)} labelled rows", "$muted"))
     if row.choice:
         parts += _line("auto", *_chosen(row)[:3])
     parts += _line("conversion", *_agreement(manifest.parity))
@@ -72,6 +73,13 @@ def overview(detail: VersionDetail, now: float) -> Content:
     for note in manifest.notes:
         parts += _line("note", (note, "$warning"))
     return Content.assemble(*parts)
+
+
+def _accuracy_rows(detail: VersionDetail) -> int:
+    """Rows that the accuracy is about: some may have been kept for learning, and not for judging."""
+    found = [each.fidelity for each in detail.variants if each.variant == REFERENCE_VARIANT and each.fidelity]
+    fidelity = next((each for each in found if each.accuracy is not None), detail.manifest.parity)
+    return fidelity.judged
 
 
 def _inputs(detail: VersionDetail) -> str:
