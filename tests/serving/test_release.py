@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from studio.core.routing import Target
 from studio.serving.batching import Ticket
 from studio.serving.executor import Executor
+from studio.serving.loaded import LoadedModel
 from studio.serving.router import Router
 from studio.serving.sessions import load
 from tests.serving import graphs
@@ -86,3 +89,24 @@ async def test_what_waits_in_vain_keeps_no_inputs(tmp_path: Path, how: str) -> N
     assert executor.pending == 1
     executor.cancel(blocking)
     executor.close()
+
+
+async def test_what_a_table_pins_is_not_unloaded_while_it_is_applied(tmp_path: Path) -> None:
+    """By then it may have been idle for long, and the table that is in force does not pin it."""
+    first, second = graphs.mlp(tmp_path, model="a"), graphs.scaled(tmp_path, 1.0, model="b")
+    held = threading.Event()
+
+    def slowly(target: Target) -> LoadedModel:
+        if target.model == "b":
+            assert held.wait(WAIT)
+        return load(target, 1)
+
+    router = Router(slowly, idle_seconds=0.05)
+    assert await router.apply(graphs.table(first, pinned=())) == {}
+    await router.loaded_model(first)
+    applying = asyncio.create_task(router.apply(graphs.table(first, second)))
+    await asyncio.sleep(0.3)  # the time after which it is idle passes several times
+    held.set()
+    assert await applying == {}
+    assert router.is_loaded(first) and router.is_loaded(second)
+    router.close()
