@@ -102,8 +102,9 @@ class ServingProtocol(HttpToolsProtocol):
                 return
         self.messages = 0
         in_head = self.reading_head
+        tail = self.head_tail if in_head else b""
         if in_head or before is None or not before.more_body:
-            data, self.held = without_upgrade(self.head_tail if in_head else b"", self.held + data)
+            data, self.held = without_upgrade(tail, self.held + data)
         super().data_received(data)
         if self.refusal is not None and not self.deaf:  # the parser says nothing of one at the end of a head
             self._close_with(self.refusal)
@@ -123,7 +124,7 @@ class ServingProtocol(HttpToolsProtocol):
                 self.parser = self._new_parser()
                 self._receive(cycle)
             return
-        self.head_tail = (self.head_tail + data)[-TAIL:]
+        self.head_tail = (tail + data)[-TAIL:]
         # A header is counted when it is whole; one that never ends would be kept growing by the parser.
         if in_head and not self.messages:
             self.head_received += len(data)
